@@ -1,0 +1,23 @@
+//! Code generation for the CPU: LLVM through inkwell, one flat blob of machine code a level.
+
+pub mod build;
+pub mod exec;
+pub mod object;
+pub mod target;
+
+#[cfg(test)]
+mod object_tests;
+
+/// Why no code could be generated.
+#[derive(Debug, thiserror::Error)]
+pub enum CpuError {
+    /// LLVM refused the module or the target.
+    #[error("llvm: {0}")]
+    Llvm(String),
+    /// The object file that LLVM wrote cannot become a flat blob.
+    #[error("object of module `{module}`: {reason}")]
+    Object { module: String, reason: String },
+    /// A kernel description is outside of what the emitters handle.
+    #[error("kernel `{kernel}`: {reason}")]
+    Unsupported { kernel: String, reason: String },
+}
