@@ -102,8 +102,8 @@ impl std::error::Error for ImportError {}
 #[derive(Debug)]
 pub(crate) enum Fault {
     Problem { kind: Kind, message: String, help: String },
-    /// The value of this tensor decides a shape, but is known only when the model runs.
-    Unknown { value: String, what: &'static str },
+    /// The value of this node decides a shape, but is known only when the model runs.
+    Unknown { value: Option<fqc_ir::NodeId>, what: &'static str },
     /// Two sizes that must be equal for the node to make sense.
     Equal(fqc_ir::Dim, fqc_ir::Dim),
 }

@@ -53,15 +53,9 @@ fn field(msg: Msg, number: u64) -> Field {
         (Msg::Attribute, 22 | 23) => Message(Msg::Sparse),
         (Msg::Attribute, 15) => Message(Msg::Type),
         (Msg::Attribute, 7) | (Msg::Tensor, 4 | 10) => Packed(1),
-        (Msg::Attribute, 8) | (Msg::Tensor | Msg::Sparse, 1 | 3) => match (msg, number) {
-            (Msg::Tensor, 3) | (Msg::Sparse, 1) => {
-                Message(if msg == Msg::Tensor { Msg::Flat } else { Msg::Tensor })
-            }
-            _ => Packed(8),
-        },
-        (Msg::Tensor, 5 | 7 | 11) => Packed(8),
-        (Msg::Tensor, 13) => Message(Msg::Flat),
-        (Msg::Sparse, 2) => Message(Msg::Tensor),
+        (Msg::Attribute, 8) | (Msg::Tensor, 1 | 5 | 7 | 11) | (Msg::Sparse, 3) => Packed(8),
+        (Msg::Tensor, 3 | 13) => Message(Msg::Flat),
+        (Msg::Sparse, 1 | 2) => Message(Msg::Tensor),
         (Msg::ValueInfo, 2) => Message(Msg::Type),
         (Msg::Type, 1) => Message(Msg::TensorType),
         (Msg::TensorType, 2) => Message(Msg::Shape),

@@ -1,6 +1,8 @@
 //! Constant data: bytes that are owned or lie in somebody's file mapping, shared without copying.
 
-use crate::types::Elem;
+use crate::dim::Dim;
+use crate::quant::Quant;
+use crate::types::{Elem, Type};
 use std::fmt;
 use std::sync::Arc;
 
@@ -50,12 +52,15 @@ pub struct Const {
     pub elem: Elem,
     pub shape: Vec<usize>,
     pub bytes: Bytes,
+    /// What the values mean, if they are codes.
+    pub quant: Option<Arc<Quant>>,
 }
 
 impl PartialEq for Const {
     fn eq(&self, other: &Self) -> bool {
         self.elem == other.elem
             && self.shape == other.shape
+            && self.quant == other.quant
             && self.bytes.as_slice() == other.bytes.as_slice()
     }
 }
@@ -66,7 +71,20 @@ impl Const {
         let bytes = bytes.into();
         let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
         let bits = count.checked_mul(elem.bits() as usize)?;
-        (bits.div_ceil(8) == bytes.as_slice().len()).then_some(Const { elem, shape, bytes })
+        let fits = bits.div_ceil(8) == bytes.as_slice().len();
+        fits.then_some(Const { elem, shape, bytes, quant: None })
+    }
+
+    /// The same values as codes.
+    pub fn with_quant(mut self, quant: Arc<Quant>) -> Self {
+        self.quant = Some(quant);
+        self
+    }
+
+    /// The type of the value.
+    pub fn ty(&self) -> Type {
+        let shape = self.shape.iter().map(|&d| Dim::from(d)).collect();
+        Type { elem: self.elem, shape, quant: self.quant.clone() }
     }
 
     pub fn count(&self) -> usize {

@@ -142,6 +142,17 @@ impl Graph {
         ids
     }
 
+    /// Whether the node is still there.
+    pub fn contains(&self, id: NodeId) -> bool {
+        self.inner.contains_node(id.0)
+    }
+
+    /// The operand in a slot.
+    pub fn operand(&self, id: NodeId, slot: usize) -> Option<NodeId> {
+        let mut edges = self.inner.edges_directed(id.0, Direction::Incoming);
+        edges.find(|e| *e.weight() == slot).map(|e| NodeId(e.source()))
+    }
+
     /// The operands by slot.
     pub fn operands(&self, id: NodeId) -> Vec<NodeId> {
         let mut edges: Vec<(usize, NodeId)> = self
@@ -245,6 +256,23 @@ impl Graph {
         let old = std::mem::replace(&mut self.inner[id.0].name, free.clone());
         self.names.remove(&old);
         self.names.insert(free, id);
+    }
+
+    /// Removes those of `seeds` that nothing reads, then what only they had read; inputs stay. Costs
+    /// no more than what it removes.
+    pub(crate) fn sweep_from(&mut self, mut seeds: Vec<NodeId>) {
+        while let Some(id) = seeds.pop() {
+            let kept = !self.contains(id)
+                || matches!(self.node(id).op, Op::Input(_))
+                || self.use_count(id) > 0;
+            if kept {
+                continue;
+            }
+            seeds.extend(self.operands(id));
+            if let Some(node) = self.inner.remove_node(id.0) {
+                self.names.remove(&node.name);
+            }
+        }
     }
 
     /// Removes what no output depends on; inputs stay. Returns how many nodes went.

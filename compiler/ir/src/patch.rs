@@ -5,6 +5,7 @@ use crate::infer::InferError;
 use crate::op::Op;
 use crate::types::Type;
 use std::fmt;
+use std::sync::Arc;
 
 /// An operand of a new node: one that is there, or an earlier node of the same patch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,7 +27,7 @@ pub struct Patch {
     replace: Vec<(NodeId, Value)>,
 }
 
-/// Why a patch was refused; the graph is unchanged in every way that matters (new nodes are dead).
+/// Why a patch was refused; the graph is as before.
 #[derive(Clone, PartialEq, Debug)]
 pub enum PatchError {
     Infer { name: String, error: InferError },
@@ -71,30 +72,45 @@ impl Patch {
         self.replace.is_empty()
     }
 
-    /// Applies the patch and sweeps what became dead. A new node may read the value it replaces: its
-    /// own reads are not redirected. The replacement of a node takes over its name and origin where it is new.
-    pub fn apply(self, graph: &mut Graph) -> Result<(), PatchError> {
+    /// Applies the patch, sweeps what became dead, and returns the new nodes that stayed. A new node
+    /// may read the value it replaces: its own reads are not redirected. The replacement of a node
+    /// takes over its name and origin where it is new.
+    pub fn apply(self, graph: &mut Graph) -> Result<Vec<NodeId>, PatchError> {
         let mut made: Vec<NodeId> = Vec::new();
-        let resolve = |made: &[NodeId], v: Value| match v {
-            Value::Old(id) => id,
-            Value::New(i) => made[i],
-        };
-        let origin: Vec<_> = {
-            let mut all: Vec<_> =
-                self.replace.iter().flat_map(|(old, _)| graph.node(*old).origin.clone()).collect();
-            all.dedup();
-            all
-        };
-        for (name, op, operands) in self.nodes {
-            let ids: Vec<NodeId> = operands.iter().map(|&v| resolve(&made, v)).collect();
+        if let Err(error) = self.build(graph, &mut made) {
+            graph.sweep_from(made);
+            return Err(error);
+        }
+        for (old, new) in &self.replace {
+            let id = resolve(&made, *new);
+            let name = graph.node(*old).name.clone();
+            graph.redirect(*old, id, &made);
+            if matches!(new, Value::New(_)) && graph.use_count(*old) == 0 {
+                graph.rename(*old, &format!("{name}.replaced"));
+                graph.rename(id, &name);
+            }
+        }
+        let replaced = self.replace.iter().map(|(old, _)| *old);
+        graph.sweep_from(replaced.chain(made.iter().copied()).collect());
+        made.retain(|id| graph.contains(*id));
+        Ok(made)
+    }
+
+    /// Adds the new nodes and checks that every replacement has the type of what it replaces.
+    fn build(&self, graph: &mut Graph, made: &mut Vec<NodeId>) -> Result<(), PatchError> {
+        let mut origin: Vec<Arc<str>> =
+            self.replace.iter().flat_map(|(old, _)| graph.node(*old).origin.clone()).collect();
+        origin.dedup();
+        for (name, op, operands) in &self.nodes {
+            let ids: Vec<NodeId> = operands.iter().map(|&v| resolve(made, v)).collect();
             let id = graph
-                .add(name.clone(), op, &ids)
-                .map_err(|error| PatchError::Infer { name, error })?;
+                .add(name.clone(), op.clone(), &ids)
+                .map_err(|error| PatchError::Infer { name: name.clone(), error })?;
             graph.set_origin(id, origin.clone());
             made.push(id);
         }
         for (old, new) in &self.replace {
-            let (old_node, new_node) = (graph.node(*old), graph.node(resolve(&made, *new)));
+            let (old_node, new_node) = (graph.node(*old), graph.node(resolve(made, *new)));
             if old_node.ty != new_node.ty {
                 return Err(PatchError::Type {
                     name: old_node.name.clone(),
@@ -103,16 +119,14 @@ impl Patch {
                 });
             }
         }
-        for (old, new) in self.replace {
-            let id = resolve(&made, new);
-            let name = graph.node(old).name.clone();
-            graph.redirect(old, id, &made);
-            if matches!(new, Value::New(_)) && graph.use_count(old) == 0 {
-                graph.rename(old, &format!("{name}.replaced"));
-                graph.rename(id, &name);
-            }
-        }
-        graph.sweep();
         Ok(())
+    }
+}
+
+/// The node that a patch's value stands for.
+fn resolve(made: &[NodeId], value: Value) -> NodeId {
+    match value {
+        Value::Old(id) => id,
+        Value::New(i) => made[i],
     }
 }

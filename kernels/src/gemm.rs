@@ -1,0 +1,213 @@
+//! The gemm family: a left operand of M rows (known at run time) times a packed constant weight,
+//! with an epilogue. One description serves every code level.
+//!
+//! Work is cut into items of [`ROW_BLOCK`] rows by [`PANEL`] columns, columns fastest: a row block
+//! stays in the second-level cache while the panels of the weight pass by, and a call with few
+//! rows still has one item for each panel to share among threads.
+
+use fqc_ir::plan::{self, Extra, GemmInput, GemmOutput, Step, View};
+use fqc_ir::{Dim, Expr};
+
+use crate::pack;
+
+/// Columns of one work item.
+pub const PANEL: usize = 2 * pack::GROUP;
+
+/// Rows of one work item, at most.
+pub const ROW_BLOCK: usize = 96;
+
+/// Multiply-adds below which a task is not worth handing to another thread.
+const TASK_MACS: usize = 32_768;
+
+/// Distance between rows in elements.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Stride {
+    /// Known at compile time.
+    Const(i64),
+    /// Entry of the kernel's run-time dims.
+    Dim(u32),
+}
+
+/// How an epilogue operand is read.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Operand {
+    /// f32 \[N\], padded to whole groups.
+    PerColumn,
+    /// f32 \[M, N\] with this row stride.
+    PerElement(Stride),
+}
+
+/// Everything that the code of a gemm depends on. Equal descriptions share one kernel.
+///
+/// Buffers, in order: left operand, packed weight, for codes `scale` and `start`, the operands,
+/// for code output `inverse` and `lo`, the result. Dim 0 is M.
+#[derive(Clone, PartialEq, Debug)]
+pub struct GemmDesc {
+    pub n: usize,
+    /// Rows of the packed weight; for codes a multiple of [`pack::K_ALIGN`].
+    pub k: usize,
+    pub input: GemmInput,
+    pub row_stride: Stride,
+    pub epilogue: Expr,
+    pub operands: Vec<Operand>,
+    pub output: GemmOutput,
+    pub out_stride: Stride,
+}
+
+/// A gemm step taken apart: the description of its code and what the call needs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct GemmCall {
+    pub desc: GemmDesc,
+    /// The kernel's dims: M, then the strides that are not constant.
+    pub dims: Vec<Dim>,
+    /// Number of work items.
+    pub work: Dim,
+    /// Work items below which a task is not split.
+    pub grain: u64,
+    /// Arithmetic operations, two for each multiply-add.
+    pub ops: Dim,
+}
+
+impl GemmCall {
+    /// Takes a gemm step apart; the error says what does not fit.
+    pub fn new(step: &Step, gemm: &plan::Gemm) -> Result<GemmCall, String> {
+        let a = step.args.first().ok_or("has no left operand")?;
+        let result = step.results.first().ok_or("has no result")?;
+        let rows = row_count(a)?;
+        let mut dims = vec![rows.clone()];
+        let row_stride = row_stride(a, &mut dims)?;
+        let first_extra = if gemm.input == GemmInput::F32 { 2 } else { 4 };
+        let mut operands = Vec::new();
+        for (i, extra) in gemm.extras.iter().enumerate() {
+            let view = step.args.get(first_extra + i);
+            let view = view.ok_or_else(|| format!("extra {i} has no argument"))?;
+            operands.push(match extra {
+                Extra::PerColumn => Operand::PerColumn,
+                Extra::PerElement => Operand::PerElement(self::row_stride(view, &mut dims)?),
+            });
+        }
+        let out_stride = self::row_stride(result, &mut dims)?;
+        let desc = GemmDesc {
+            n: gemm.n,
+            k: gemm.k,
+            input: gemm.input,
+            row_stride,
+            epilogue: gemm.epilogue.clone(),
+            operands,
+            output: gemm.output,
+            out_stride,
+        };
+        desc.check()?;
+        let ops = rows.clone() * Dim::from((2 * desc.n * desc.k) as i64);
+        Ok(GemmCall { work: desc.work(&rows), grain: desc.grain(), ops, dims, desc })
+    }
+}
+
+impl GemmDesc {
+    /// Whether the left operand is codes.
+    pub fn is_quantized(&self) -> bool {
+        self.input != GemmInput::F32
+    }
+
+    /// Thirty-two-column panels of the weight.
+    pub fn panels(&self) -> usize {
+        self.n.div_ceil(PANEL)
+    }
+
+    /// Number of work items for `rows` rows.
+    pub fn work(&self, rows: &Dim) -> Dim {
+        rows.ceil_div(ROW_BLOCK as i64) * Dim::from(self.panels() as i64)
+    }
+
+    /// Work items that a task should have at least.
+    pub fn grain(&self) -> u64 {
+        (TASK_MACS.div_ceil(self.k.max(1) * PANEL)).max(1) as u64
+    }
+
+    /// Buffers of a call, the result included.
+    pub fn buffers(&self) -> usize {
+        let tables = if self.is_quantized() { 2 } else { 0 };
+        let codes = if matches!(self.output, GemmOutput::Codes { .. }) { 2 } else { 0 };
+        2 + tables + self.operands.len() + codes + 1
+    }
+
+    /// What no kernel can be made for, as a sentence.
+    pub fn check(&self) -> Result<(), String> {
+        if self.n == 0 || self.k == 0 {
+            return Err(format!("a gemm of {} columns and depth {}", self.n, self.k));
+        }
+        if self.is_quantized() && !self.k.is_multiple_of(pack::K_ALIGN) {
+            return Err(format!("depth {} is not a multiple of {}", self.k, pack::K_ALIGN));
+        }
+        if !self.is_quantized() && self.output == GemmOutput::I32 {
+            return Err("a float gemm has no integer accumulators".to_owned());
+        }
+        if self.epilogue.arity() > 1 + self.operands.len() {
+            return Err(format!(
+                "the epilogue uses {} arguments of {}",
+                self.epilogue.arity(),
+                1 + self.operands.len()
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn row_count(view: &View) -> Result<Dim, String> {
+    match view.shape.as_slice() {
+        [rows, _] => Ok(rows.clone()),
+        shape => Err(format!("the left operand has {} axes, not 2", shape.len())),
+    }
+}
+
+fn row_stride(view: &View, dims: &mut Vec<Dim>) -> Result<Stride, String> {
+    let [stride, last] = view.strides.as_slice() else {
+        return Err(format!("an operand has {} axes, not 2", view.strides.len()));
+    };
+    let columns = view.shape.last().and_then(Dim::as_const);
+    if last.as_const() != Some(1) && columns != Some(1) {
+        return Err(format!("the last stride of an operand is {last}, not 1"));
+    }
+    Ok(match stride.as_const() {
+        Some(stride) => Stride::Const(stride),
+        None => {
+            dims.push(stride.clone());
+            Stride::Dim((dims.len() - 1) as u32)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desc(n: usize, k: usize) -> GemmDesc {
+        GemmDesc {
+            n,
+            k,
+            input: GemmInput::Codes { signed: true },
+            row_stride: Stride::Const(k as i64),
+            epilogue: Expr::arg(0),
+            operands: Vec::new(),
+            output: GemmOutput::F32,
+            out_stride: Stride::Const(n as i64),
+        }
+    }
+
+    #[test]
+    fn items_are_row_blocks_times_panels() {
+        for (rows, n, expected) in
+            [(1i64, 384, 12), (96, 33, 2), (97, 33, 4), (4096, 1536, 43 * 48)]
+        {
+            assert_eq!(desc(n, 384).work(&Dim::from(rows)).as_const(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn faults_are_named() {
+        assert_eq!(desc(3, 65).check(), Err("depth 65 is not a multiple of 64".to_owned()));
+        let mut lacking = desc(3, 64);
+        lacking.epilogue = Expr::arg(1);
+        assert_eq!(lacking.check(), Err("the epilogue uses 2 arguments of 1".to_owned()));
+    }
+}

@@ -1,0 +1,121 @@
+//! Packing orders of constant gemm operands, one for all code levels of a target.
+//!
+//! INT8 weights lie as `[N/16][K/4][16][4]`: sixteen columns, and for each of them four
+//! consecutive rows of K, are one 64-byte line. A line is a `vpdpbusd` operand, sixteen lines are
+//! an AMX tile. f32 weights lie as `[N/16][K][16]`. Columns past N and rows past K hold zero, so
+//! that a kernel never looks at a tail of the weight.
+
+/// Columns of one packed group.
+pub const GROUP: usize = 16;
+
+/// Consecutive rows of K that lie side by side in a packed INT8 weight.
+pub const DOT: usize = 4;
+
+/// Multiple that K of an INT8 weight is padded to.
+pub const K_ALIGN: usize = 64;
+
+/// Number of sixteen-column groups that `n` columns take.
+pub fn groups(n: usize) -> usize {
+    n.div_ceil(GROUP)
+}
+
+/// Length in elements of a packed weight of `k` rows and `n` columns.
+pub fn packed_len(k: usize, n: usize) -> usize {
+    groups(n) * k * GROUP
+}
+
+/// Packs a row-major `[k, n]` INT8 weight; the result has `k_padded` rows.
+pub fn pack_i8(w: &[i8], k: usize, n: usize, k_padded: usize) -> Vec<i8> {
+    assert_eq!(w.len(), k * n, "a row-major [{k}, {n}] weight");
+    assert!(k <= k_padded && k_padded.is_multiple_of(K_ALIGN), "{k} rows padded to {k_padded}");
+    let mut packed = vec![0; packed_len(k_padded, n)];
+    for (row, line) in w.chunks_exact(n.max(1)).enumerate() {
+        for (column, &code) in line.iter().enumerate() {
+            packed[i8_index(row, column, k_padded)] = code;
+        }
+    }
+    packed
+}
+
+/// Where the code of a row and a column lies in a packed INT8 weight of `k_padded` rows.
+pub fn i8_index(row: usize, column: usize, k_padded: usize) -> usize {
+    let (group, lane) = (column / GROUP, column % GROUP);
+    ((group * (k_padded / DOT) + row / DOT) * GROUP + lane) * DOT + row % DOT
+}
+
+/// Packs a row-major `[k, n]` f32 weight.
+pub fn pack_f32(w: &[f32], k: usize, n: usize) -> Vec<f32> {
+    assert_eq!(w.len(), k * n, "a row-major [{k}, {n}] weight");
+    let mut packed = vec![0.0; packed_len(k, n)];
+    for (row, line) in w.chunks_exact(n.max(1)).enumerate() {
+        for (column, &value) in line.iter().enumerate() {
+            packed[f32_index(row, column, k)] = value;
+        }
+    }
+    packed
+}
+
+/// Where the value of a row and a column lies in a packed f32 weight of `k` rows.
+pub fn f32_index(row: usize, column: usize, k: usize) -> usize {
+    ((column / GROUP) * k + row) * GROUP + column % GROUP
+}
+
+/// First accumulator value of each column: it takes back the 128 that signed activation codes
+/// carry as bytes. Unsigned codes start from zero.
+pub fn accumulator_start(w: &[i8], k: usize, n: usize, signed: bool) -> Vec<i32> {
+    assert_eq!(w.len(), k * n, "a row-major [{k}, {n}] weight");
+    let mut start = vec![0; groups(n) * GROUP];
+    if signed {
+        for line in w.chunks_exact(n.max(1)) {
+            for (first, &code) in start.iter_mut().zip(line) {
+                *first -= 128 * i32::from(code);
+            }
+        }
+    }
+    start
+}
+
+/// A per-column table padded with zeros to whole groups.
+pub fn pad_columns(table: &[f32]) -> Vec<f32> {
+    let mut padded = table.to_vec();
+    padded.resize(groups(table.len()) * GROUP, 0.0);
+    padded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_holds_four_rows_of_sixteen_columns() {
+        let (k, n) = (5, 18);
+        let w: Vec<i8> = (0..k * n).map(|i| i as i8).collect();
+        let packed = pack_i8(&w, k, n, 64);
+        assert_eq!(packed.len(), 2 * 64 * 16);
+        assert_eq!(packed[..8], [0, 18, 36, 54, 1, 19, 37, 55]);
+        assert_eq!(packed[64..68], [72, 0, 0, 0]);
+        assert_eq!(packed[1024..1028], [16, 34, 52, 70]);
+        assert_eq!(packed[1024 + 8..1024 + 64], [0; 56]);
+    }
+
+    #[test]
+    fn every_element_of_a_packed_f32_weight_is_where_the_index_says() {
+        let (k, n) = (3, 17);
+        let w: Vec<f32> = (1..=k * n).map(|i| i as f32).collect();
+        let packed = pack_f32(&w, k, n);
+        for row in 0..k {
+            for column in 0..n {
+                assert_eq!(packed[f32_index(row, column, k)], w[row * n + column]);
+            }
+        }
+        assert_eq!(packed.iter().filter(|&&value| value != 0.0).count(), k * n);
+    }
+
+    #[test]
+    fn the_first_accumulator_takes_back_the_offset() {
+        let w = [1, -2, 3, 127, -127, 0];
+        assert_eq!(accumulator_start(&w, 3, 2, true)[..2], [128 * 123, -128 * 125]);
+        assert!(accumulator_start(&w, 3, 2, false).iter().all(|&first| first == 0));
+        assert_eq!(accumulator_start(&w, 3, 2, true).len(), 16);
+    }
+}

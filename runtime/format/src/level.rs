@@ -1,0 +1,115 @@
+//! The CPU code levels: their names in files and flags, and the instruction sets each one may
+//! use. The code generator enables exactly [`Level::features`] and the runtime checks exactly
+//! those before it picks a level.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A CPU code level, in increasing order of preference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    Avx2,
+    Avx512Vnni,
+    AmxInt8,
+}
+
+const AVX2: &[&str] = &["avx", "avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "popcnt"];
+const AVX512: &[&str] = &[
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "bmi",
+    "bmi2",
+    "lzcnt",
+    "popcnt",
+    "avx512f",
+    "avx512bw",
+    "avx512cd",
+    "avx512dq",
+    "avx512vl",
+    "avx512vnni",
+];
+const AMX: &[&str] = &[
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "bmi",
+    "bmi2",
+    "lzcnt",
+    "popcnt",
+    "avx512f",
+    "avx512bw",
+    "avx512cd",
+    "avx512dq",
+    "avx512vl",
+    "avx512vnni",
+    "avx512bf16",
+    "amx-tile",
+    "amx-int8",
+    "amx-bf16",
+];
+
+impl Level {
+    pub const ALL: [Level; 3] = [Level::Avx2, Level::Avx512Vnni, Level::AmxInt8];
+
+    /// Name of the environment variable that [`Level::from_env`] reads.
+    pub const ENV: &str = "FQC_CPU_LEVEL";
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Avx2 => "avx2",
+            Level::Avx512Vnni => "avx512-vnni",
+            Level::AmxInt8 => "amx-int8",
+        }
+    }
+
+    /// Instruction sets that code of this level may use, as LLVM names them.
+    pub fn features(self) -> &'static [&'static str] {
+        match self {
+            Level::Avx2 => AVX2,
+            Level::Avx512Vnni => AVX512,
+            Level::AmxInt8 => AMX,
+        }
+    }
+
+    /// The level that `FQC_CPU_LEVEL` forces, if it is set and not empty. Only programs and tests
+    /// call this; the runtime itself reads no environment.
+    pub fn from_env() -> Result<Option<Level>, String> {
+        match std::env::var(Level::ENV) {
+            Ok(name) if !name.is_empty() => name.parse().map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Level {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Level, String> {
+        Level::ALL.into_iter().find(|l| l.name() == name).ok_or_else(|| {
+            format!("no CPU level is named `{name}`; use `avx2`, `avx512-vnni` or `amx-int8`")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_and_features_grow() {
+        for level in Level::ALL {
+            assert_eq!(level.name().parse(), Ok(level));
+        }
+        assert!("sse2".parse::<Level>().unwrap_err().contains("avx512-vnni"));
+        assert!(AVX512.starts_with(AVX2) && AMX.starts_with(AVX512));
+    }
+}

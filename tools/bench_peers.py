@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""all-MiniLM-L6-v2 on ONNX Runtime, OpenVINO and fqc, side by side on this machine.
+
+usage: bench_peers.py CACHE [--fqc BINARY --fqbin MODEL] [--threads 2] [--rounds 5] [--save FILE]
+Each peer lives in a process of its own. The tools take turns, round after round, so that a change
+of the machine's speed meets all of them alike. Prints a table a shape with median and spread in
+milliseconds over all rounds, and the ratio of each median to fqc's (above 1: fqc is faster).
+--save appends one line of JSON with the commit, the machine and all figures.
+"""
+import argparse
+import datetime
+import json
+import multiprocessing
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import time
+
+import peers
+
+SHAPES = ["1x16", "1x128", "8x128", "32x128"]
+FLAGS = ["avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"]
+
+
+def worker(pipe, name, cache, threads):
+    """Answers each shape with the times of one turn in milliseconds."""
+    runner = peers.peers(cache, threads)[name]()
+    ready = {}
+    pipe.send("ready")
+    while (request := pipe.recv()) is not None:
+        shape, seconds = request
+        if shape not in ready:
+            batch, seq = map(int, shape.split("x"))
+            windows = peers.text_windows(cache, "persuasion.txt", batch, seq)
+            ready[shape] = runner(peers.feeds(windows))
+        infer = ready[shape]
+        infer()  # warms the caches and the threads
+        times, end = [], time.perf_counter() + seconds
+        while not times or time.perf_counter() < end:
+            start = time.perf_counter()
+            infer()
+            times.append((time.perf_counter() - start) * 1000)
+        pipe.send(times)
+
+
+class Peer:
+    def __init__(self, name, cache, threads):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        arguments = (theirs, name, cache, threads)
+        self.process = context.Process(target=worker, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()  # so that the end of the process ends a wait for its answer
+        self.pipe.recv()
+
+    def turn(self, shape, seconds):
+        self.pipe.send((shape, seconds))
+        return self.pipe.recv()
+
+    def close(self):
+        self.pipe.send(None)
+        self.process.join()
+
+
+class Fqc:
+    def __init__(self, binary, model, threads):
+        self.command = [binary, "bench", model, "--threads", str(threads), "--json"]
+
+    def turn(self, shape, seconds):
+        command = self.command + ["--shape", f"input_ids={shape}", "--seconds", str(seconds)]
+        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return json.loads(answer)["times_ms"]
+
+    def close(self):
+        pass
+
+
+def measure(tools, shapes, rounds, seconds):
+    times = {shape: {name: [] for name in tools} for shape in shapes}
+    for turn in range(rounds):
+        for shape in shapes:
+            for name, tool in tools.items():
+                times[shape][name] += tool.turn(shape, seconds)
+        print(f"round {turn + 1} of {rounds}", flush=True)
+    return {
+        shape: {
+            name: {
+                "median_ms": round(statistics.median(all_), 3),
+                "min_ms": round(min(all_), 3),
+                "max_ms": round(max(all_), 3),
+                "runs": len(all_),
+            }
+            for name, all_ in row.items()
+        }
+        for shape, row in times.items()
+    }
+
+
+def show(figures):
+    for shape, row in figures.items():
+        fqc = row.get("fqc", {}).get("median_ms")
+        print(f"\n{shape:26}{'median ms':>11}{'min':>9}{'max':>9}" + (f"{'/ fqc':>8}" if fqc else ""))
+        for name, f in row.items():
+            ratio = f"{f['median_ms'] / fqc:8.2f}" if fqc else ""
+            print(f"{name:26}{f['median_ms']:11.2f}{f['min_ms']:9.2f}{f['max_ms']:9.2f}{ratio}")
+        others = {n: f["median_ms"] for n, f in row.items() if n != "fqc"}
+        if fqc and others:
+            best = min(others, key=others.get)
+            print(f"best other: {best}, {others[best] / fqc:.2f} times fqc's time")
+
+
+def machine():
+    info = pathlib.Path("/proc/cpuinfo").read_text()
+    fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    fields = {k.strip(): v.strip() for k, v in fields.items()}
+    flags = set(fields.get("flags", "").split())
+    return {
+        "cpu": fields.get("model name", platform.machine()),
+        "cores": len(os.sched_getaffinity(0)),
+        "flags": [f for f in FLAGS if f in flags],
+        "load": os.getloadavg()[0],
+    }
+
+
+def save(path, figures, threads, about):
+    root = pathlib.Path(__file__).parent
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    line = {
+        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "machine": about,
+        "threads": threads,
+        "figures": figures,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(f"\nadded a line to {path}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cache", type=pathlib.Path)
+    parser.add_argument("--fqc", help="the fqc binary")
+    parser.add_argument("--fqbin", help="the model compiled by fqc")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of one turn")
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="BATCHxSEQ")
+    parser.add_argument("--only", nargs="+", help="only the peers whose name holds one of these")
+    parser.add_argument("--save", type=pathlib.Path, help="a file of JSON lines to add to")
+    args = parser.parse_args()
+    about = machine()
+    names = list(peers.peers(args.cache, args.threads))
+    if args.only:
+        names = [n for n in names if any(part in n for part in args.only)]
+    tools = {}
+    for name in names:
+        try:
+            tools[name] = Peer(name, args.cache, args.threads)
+        except EOFError:
+            print(f"{name}: does not start here and is left out")
+    if args.fqc and args.fqbin:
+        tools["fqc"] = Fqc(args.fqc, args.fqbin, args.threads)
+    print(f"{about['cpu']}, {about['cores']} cores, {' '.join(about['flags'])}, "
+          f"{args.threads} threads, load {about['load']:.1f}")
+    figures = measure(tools, args.shapes, args.rounds, args.seconds)
+    for tool in tools.values():
+        tool.close()
+    show(figures)
+    if args.save:
+        save(args.save, figures, args.threads, about)
+
+
+if __name__ == "__main__":
+    main()

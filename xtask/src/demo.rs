@@ -1,0 +1,6 @@
+//! `cargo xtask demo`.
+use anyhow::Result;
+/// Soon.
+pub fn demo() -> Result<()> {
+    Ok(())
+}
