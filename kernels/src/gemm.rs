@@ -16,6 +16,15 @@ pub const PANEL: usize = 2 * pack::GROUP;
 /// Rows of one work item, at most.
 pub const ROW_BLOCK: usize = 96;
 
+/// Bytes of a call's scratch before the accumulator tile: room for an AMX tile configuration.
+pub const SCRATCH_TILE: usize = 64;
+
+/// Rows of the accumulator tile in a call's scratch; each has [`PANEL`] accumulators.
+pub const SCRATCH_ROWS: usize = 32;
+
+/// Rows of the left operand that the AVX2 code widens to sixteen bits at a time.
+pub const WIDENED_ROWS: usize = 6;
+
 /// Multiply-adds below which a task is not worth handing to another thread.
 const TASK_MACS: usize = 32_768;
 
@@ -122,6 +131,17 @@ impl GemmDesc {
     /// Work items that a task should have at least.
     pub fn grain(&self) -> u64 {
         (TASK_MACS.div_ceil(self.k.max(1) * PANEL)).max(1) as u64
+    }
+
+    /// Where the widened rows of the left operand begin in a call's scratch.
+    pub fn scratch_widened(&self) -> usize {
+        SCRATCH_TILE + SCRATCH_ROWS * PANEL * 4
+    }
+
+    /// Scratch of a call in bytes, the same at every level.
+    pub fn scratch_bytes(&self) -> u64 {
+        let widened = if self.is_quantized() { WIDENED_ROWS * self.k * 2 } else { 0 };
+        (self.scratch_widened() + widened) as u64
     }
 
     /// Buffers of a call, the result included.

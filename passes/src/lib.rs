@@ -1,3 +1,4 @@
 //! Under construction.
 
 pub mod lower;
+pub mod quant;

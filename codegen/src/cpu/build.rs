@@ -682,6 +682,21 @@ impl<'m, 'c> Builder<'m, 'c> {
             .collect()
     }
 
+    /// `if condition { then } else { other }` without values.
+    pub fn either(&self, condition: Val<'c>, then: impl FnOnce(), other: impl FnOnce()) {
+        self.if_else(
+            condition,
+            || {
+                then();
+                Vec::new()
+            },
+            || {
+                other();
+                Vec::new()
+            },
+        );
+    }
+
     /// Leaves the kernel with a status when `condition` holds.
     pub fn return_if(&self, condition: Val<'c>, status: i32) {
         let (leave, go_on) = (self.block("leave"), self.block("on"));

@@ -2,9 +2,16 @@
 
 pub mod build;
 pub mod exec;
+pub mod expr;
+pub mod gemm;
+mod gemm_amx;
+mod gemm_dot;
+mod gemm_epilogue;
 pub mod object;
 pub mod target;
 
+#[cfg(test)]
+mod gemm_tests;
 #[cfg(test)]
 mod object_tests;
 

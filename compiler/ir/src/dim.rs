@@ -2,6 +2,7 @@
 //! expressions compare equal. Arithmetic saturates; anything near `i64::MAX` is refused later by the
 //! size limits.
 
+use crate::text;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -105,9 +106,9 @@ impl Dim {
             }
             if k != 0 {
                 if let Some(a) = self.as_const() {
-                    return Dim::from(a.div_euclid(k));
+                    return Dim::from(a.checked_div_euclid(k).unwrap_or(i64::MAX));
                 }
-                if self.terms.values().all(|v| v % k == 0) {
+                if k > 0 && self.terms.values().all(|v| v % k == 0) {
                     return Dim {
                         terms: self.terms.iter().map(|(a, v)| (a.clone(), v / k)).collect(),
                     };
@@ -123,12 +124,12 @@ impl Dim {
     /// `self / other` when `other` is one monomial that divides every term.
     pub fn exact_div(&self, other: &Dim) -> Option<Dim> {
         if other.terms.len() != 1 {
-            return (self == other).then(Dim::one);
+            return (self == other && !other.terms.is_empty()).then(Dim::one);
         }
         let (by, k) = other.terms.iter().next()?;
         let mut out = Dim::zero();
         for (atoms, v) in &self.terms {
-            if v % k != 0 {
+            if v.checked_rem(*k) != Some(0) {
                 return None;
             }
             let mut rest = atoms.clone();
@@ -276,7 +277,7 @@ impl std::ops::Mul for Dim {
 impl fmt::Display for Atom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Atom::Sym(name) => f.write_str(name),
+            Atom::Sym(name) => f.write_str(&text::symbol(name)),
             Atom::FloorDiv(a, b) => write!(f, "div({a},{b})"),
             Atom::Min(a, b) => write!(f, "min({a},{b})"),
             Atom::Max(a, b) => write!(f, "max({a},{b})"),

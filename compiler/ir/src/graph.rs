@@ -222,6 +222,26 @@ impl Graph {
         (order.len() == self.len()).then_some(order)
     }
 
+    /// The slots of the operands as they are stored, sorted; 0, 1, … in a sound graph.
+    pub(crate) fn slots(&self, id: NodeId) -> Vec<usize> {
+        let mut slots: Vec<usize> =
+            self.inner.edges_directed(id.0, Direction::Incoming).map(|e| *e.weight()).collect();
+        slots.sort_unstable();
+        slots
+    }
+
+    /// Every node that lies on a cycle, in creation order.
+    pub(crate) fn cyclic(&self) -> Vec<NodeId> {
+        let on_cycle = |part: &Vec<NodeIndex>| {
+            part.len() > 1 || part.iter().any(|&i| self.inner.contains_edge(i, i))
+        };
+        let parts = petgraph::algo::tarjan_scc(&self.inner);
+        let mut ids: Vec<NodeId> =
+            parts.into_iter().filter(on_cycle).flatten().map(NodeId).collect();
+        ids.sort_by_key(|id| self.node(*id).stamp);
+        ids
+    }
+
     /// Every symbol that occurs in an input's shape, in order.
     pub fn symbols(&self) -> Vec<Arc<str>> {
         let dims = self.inputs.iter().flat_map(|&id| &self.node(id).ty.shape);
@@ -251,7 +271,7 @@ impl Graph {
     }
 
     /// Gives the node another name; the caller has freed it.
-    pub(crate) fn rename(&mut self, id: NodeId, name: &str) {
+    pub fn rename(&mut self, id: NodeId, name: &str) {
         let free = self.unique(name);
         let old = std::mem::replace(&mut self.inner[id.0].name, free.clone());
         self.names.remove(&old);

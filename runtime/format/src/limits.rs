@@ -51,7 +51,7 @@ pub const LIMITS: Limits = Limits {
     rank: 16,
     symbols: 4096,
     exprs: 1 << 20,
-    buffers: 1 << 16,
+    buffers: 1 << 15,
     ports: 4096,
     conditions: 1 << 16,
     kernels: 1 << 16,

@@ -1,0 +1,177 @@
+//! Gemm kernels: the walk over work items and tiles. The inner products are in `gemm_dot` and
+//! `gemm_amx`, what follows them in `gemm_epilogue`.
+//!
+//! A tile is a few rows by one panel of columns. Its accumulators go through scratch memory to
+//! the epilogue, which is therefore one loop whatever the level and the number of rows; the way
+//! costs a few cycles in a hundred and stays in the first-level cache.
+
+use fqc_ir::plan::GemmOutput;
+use fqc_kernels::gemm::{PANEL, ROW_BLOCK, SCRATCH_TILE};
+use fqc_kernels::pack::GROUP;
+use fqc_kernels::{GemmDesc, Operand, Stride};
+use inkwell::IntPredicate;
+
+use super::CpuError;
+use super::build::{Builder, Code, Ty, Val};
+use super::gemm_amx::{Amx, Native};
+use super::target::Level;
+
+/// Emits the kernel `name` for `desc` at the level of `code`.
+pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError> {
+    desc.check().map_err(|reason| CpuError::Unsupported { kernel: name.to_owned(), reason })?;
+    code.kernel(name, |b| {
+        let gemm = Gemm::new(b, desc);
+        if desc.is_quantized() && code.level() == Level::AmxInt8 {
+            Amx::new(&gemm, &Native).run();
+        } else {
+            gemm.walk(gemm.dot_rows(), |at| gemm.dot_tile(at));
+        }
+        Ok(())
+    })
+}
+
+/// Columns of one panel that exist.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Columns {
+    /// Groups of sixteen in the packed weight: 1 or 2.
+    pub groups: u32,
+    /// Columns of the result: 1 to 32.
+    pub count: u32,
+}
+
+/// One tile of the result.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'c> {
+    /// First row.
+    pub row: Val<'c>,
+    /// Rows, at most the tile height.
+    pub rows: Val<'c>,
+    /// Panel of the weight.
+    pub panel: Val<'c>,
+    pub columns: Columns,
+}
+
+/// The kernel being emitted: its buffers and sizes as values.
+pub(super) struct Gemm<'k, 'm, 'c> {
+    pub b: &'k Builder<'m, 'c>,
+    pub desc: &'k GemmDesc,
+    pub rows: Val<'c>,
+    pub left: Val<'c>,
+    pub weight: Val<'c>,
+    pub scale: Option<Val<'c>>,
+    pub start: Option<Val<'c>>,
+    pub operands: Vec<Val<'c>>,
+    pub inverse: Option<Val<'c>>,
+    pub lo: Option<Val<'c>>,
+    pub out: Val<'c>,
+    /// The accumulator tile in scratch: rows of [`PANEL`] i32 or f32.
+    pub tile: Val<'c>,
+}
+
+impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
+    pub fn new(b: &'k Builder<'m, 'c>, desc: &'k GemmDesc) -> Self {
+        let mut next = 0..;
+        let mut buffer = || b.buf(next.next().expect("an endless range"));
+        let (left, weight) = (buffer(), buffer());
+        let mut pair =
+            |wanted: bool| if wanted { (Some(buffer()), Some(buffer())) } else { (None, None) };
+        let (scale, start) = pair(desc.is_quantized());
+        let operands = desc.operands.iter().map(|_| buffer()).collect();
+        let codes = matches!(desc.output, GemmOutput::Codes { .. });
+        let (inverse, lo) = if codes { (Some(buffer()), Some(buffer())) } else { (None, None) };
+        let out = buffer();
+        let tile = b.offset(b.scratch(), b.i64c(SCRATCH_TILE as i64));
+        let rows = b.dim(0);
+        Gemm { b, desc, rows, left, weight, scale, start, operands, inverse, lo, out, tile }
+    }
+
+    /// Bytes of an element of the left operand.
+    pub fn left_bytes(&self) -> i64 {
+        if self.desc.is_quantized() { 1 } else { 4 }
+    }
+
+    /// Bytes of one sixteen-column group of the packed weight.
+    pub fn group_bytes(&self) -> i64 {
+        self.desc.k as i64 * GROUP as i64 * self.left_bytes()
+    }
+
+    /// Element of an accumulator.
+    pub fn accumulator(&self) -> Ty<'c> {
+        if self.desc.is_quantized() { self.b.int(32) } else { self.b.f32() }
+    }
+
+    /// A row stride in bytes.
+    pub fn stride_bytes(&self, stride: Stride, bytes: i64) -> Val<'c> {
+        match stride {
+            Stride::Const(elements) => self.b.i64c(elements * bytes),
+            Stride::Dim(index) => self.b.mul(self.b.dim(index), self.b.i64c(bytes)),
+        }
+    }
+
+    /// Row `row` of the left operand.
+    pub fn left_row(&self, row: Val<'c>) -> Val<'c> {
+        let stride = self.stride_bytes(self.desc.row_stride, self.left_bytes());
+        self.b.offset(self.left, self.b.mul(row, stride))
+    }
+
+    /// First byte of a panel of the packed weight.
+    pub fn weight_panel(&self, panel: Val<'c>) -> Val<'c> {
+        let bytes = self.group_bytes() * (PANEL / GROUP) as i64;
+        self.b.offset(self.weight, self.b.mul(panel, self.b.i64c(bytes)))
+    }
+
+    /// A per-column table of four-byte elements at the first column of a panel.
+    pub fn column_table(&self, table: Val<'c>, panel: Val<'c>) -> Val<'c> {
+        self.b.offset(table, self.b.mul(panel, self.b.i64c(4 * PANEL as i64)))
+    }
+
+    /// Walks the items of the call, tile by tile. Row blocks get whole tiles and as equal a share
+    /// of them as can be.
+    pub fn walk(&self, tile_rows: i64, tile: impl Fn(Tile<'c>)) {
+        let b = self.b;
+        let panels = self.desc.panels() as i64;
+        let up = |value, by: i64| b.udiv(b.add(value, b.i64c(by - 1)), b.i64c(by));
+        let blocks = up(self.rows, ROW_BLOCK as i64);
+        let tiles = up(self.rows, tile_rows);
+        b.for_range(b.begin(), b.end(), 1, |item| {
+            let block = b.udiv(item, b.i64c(panels));
+            let panel = b.urem(item, b.i64c(panels));
+            let share = |block| b.udiv(b.mul(block, tiles), blocks);
+            let (first, last) = (share(block), share(b.add(block, b.i64c(1))));
+            let item = |columns| {
+                b.for_range(first, last, 1, |i| {
+                    let row = b.mul(i, b.i64c(tile_rows));
+                    let rows = b.smin(b.sub(self.rows, row), b.i64c(tile_rows));
+                    tile(Tile { row, rows, panel, columns });
+                });
+            };
+            let full = Columns { groups: 2, count: PANEL as u32 };
+            let count = (self.desc.n - (panels as usize - 1) * PANEL) as u32;
+            let last = Columns { groups: count.div_ceil(GROUP as u32), count };
+            if last == full {
+                item(full);
+            } else if panels == 1 {
+                item(last);
+            } else {
+                let is_last = b.icmp(IntPredicate::EQ, panel, b.i64c(panels - 1));
+                b.either(
+                    is_last,
+                    || {
+                        item(last);
+                    },
+                    || {
+                        item(full);
+                    },
+                );
+            }
+        });
+    }
+
+    /// Row stride of an epilogue operand in bytes, if it has one.
+    pub fn operand_stride(&self, operand: Operand) -> Option<Val<'c>> {
+        match operand {
+            Operand::PerColumn => None,
+            Operand::PerElement(stride) => Some(self.stride_bytes(stride, 4)),
+        }
+    }
+}

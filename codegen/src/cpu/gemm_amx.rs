@@ -1,0 +1,156 @@
+//! Inner products of a gemm tile in AMX tile registers.
+//!
+//! Two tiles of sixteen rows by two of sixteen columns; the left operand is loaded straight from
+//! its rows and the packed weight is in tile order. Tiles are numbered by hand: 0 to 3 accumulate,
+//! 4 and 5 hold rows, 6 and 7 columns. The last rows of an operand are reached by a tile that
+//! overlaps the one before, so that nothing beyond them is read; only a call with fewer than
+//! sixteen rows in all has shorter tiles.
+
+use fqc_kernels::gemm::PANEL;
+use fqc_kernels::pack::K_ALIGN;
+use inkwell::IntPredicate;
+
+use super::build::{Builder, Val};
+use super::gemm::{Gemm, Tile};
+
+/// Rows of a tile register.
+const HEIGHT: i64 = 16;
+
+/// Tile instructions, by register number.
+pub(super) trait TileOps {
+    /// Sets the shapes: accumulators and rows of the left operand `rows` high, all 64 bytes wide.
+    fn configure<'c>(&self, b: &Builder<'_, 'c>, at: Val<'c>, rows: Val<'c>);
+    fn load<'c>(&self, b: &Builder<'_, 'c>, tile: u8, from: Val<'c>, stride: Val<'c>);
+    fn store<'c>(&self, b: &Builder<'_, 'c>, tile: u8, to: Val<'c>, stride: Val<'c>);
+    /// `sum += left (unsigned) * right (signed)`.
+    fn dot<'c>(&self, b: &Builder<'_, 'c>, sum: u8, left: u8, right: u8);
+    fn release(&self, b: &Builder<'_, '_>);
+}
+
+/// The machine's own.
+pub(super) struct Native;
+
+impl TileOps for Native {
+    fn configure<'c>(&self, b: &Builder<'_, 'c>, at: Val<'c>, rows: Val<'c>) {
+        let zero = b.zero(b.vec(b.int(8), 64));
+        b.store(zero, at, 64);
+        b.store(b.iconst(b.int(8), 1), at, 1);
+        let widths = b.iconst(b.vec(b.int(16), 8), 64);
+        b.store(widths, b.offset(at, b.i64c(16)), 16);
+        let rows = b.trunc(rows, b.int(8));
+        for tile in 0..8 {
+            let rows = if tile < 6 { rows } else { b.iconst(b.int(8), HEIGHT) };
+            b.store(rows, b.offset(at, b.i64c(48 + tile)), 1);
+        }
+        b.call_void("llvm.x86.ldtilecfg", &[], &[at]);
+    }
+
+    fn load<'c>(&self, b: &Builder<'_, 'c>, tile: u8, from: Val<'c>, stride: Val<'c>) {
+        let tile = b.iconst(b.int(8), tile.into());
+        b.call_void("llvm.x86.tileloadd64", &[], &[tile, from, stride]);
+    }
+
+    fn store<'c>(&self, b: &Builder<'_, 'c>, tile: u8, to: Val<'c>, stride: Val<'c>) {
+        let tile = b.iconst(b.int(8), tile.into());
+        b.call_void("llvm.x86.tilestored64", &[], &[tile, to, stride]);
+    }
+
+    fn dot<'c>(&self, b: &Builder<'_, 'c>, sum: u8, left: u8, right: u8) {
+        let tiles = [sum, left, right].map(|tile| b.iconst(b.int(8), tile.into()));
+        b.call_void("llvm.x86.tdpbusd", &[], &tiles);
+    }
+
+    fn release(&self, b: &Builder<'_, '_>) {
+        b.call_void("llvm.x86.tilerelease", &[], &[]);
+    }
+}
+
+/// The AMX form of a kernel.
+pub(super) struct Amx<'g, 'k, 'm, 'c, O> {
+    gemm: &'g Gemm<'k, 'm, 'c>,
+    ops: &'g O,
+    left_stride: Val<'c>,
+    start: Val<'c>,
+    /// Height of the tiles of this call.
+    height: Val<'c>,
+}
+
+impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
+    pub fn new(gemm: &'g Gemm<'k, 'm, 'c>, ops: &'g O) -> Self {
+        let b = gemm.b;
+        Amx {
+            gemm,
+            ops,
+            left_stride: gemm.stride_bytes(gemm.desc.row_stride, 1),
+            start: gemm.start.expect("a gemm of codes has a table of first accumulators"),
+            height: b.smin(gemm.rows, b.i64c(HEIGHT)),
+        }
+    }
+
+    pub fn run(&self) {
+        let b = self.gemm.b;
+        self.ops.configure(b, b.scratch(), self.height);
+        self.gemm.walk(2 * HEIGHT, |at| self.tile(at));
+        self.ops.release(b);
+    }
+
+    fn tile(&self, at: Tile<'c>) {
+        let b = self.gemm.b;
+        // The last tile starts early enough to end with the operand.
+        let latest = b.sub(self.gemm.rows, self.height);
+        let (upper, lower) = (at.row, b.add(at.row, b.i64c(HEIGHT)));
+        let first = [b.smin(upper, latest), b.smin(lower, latest)];
+        let both = b.icmp(IntPredicate::SGT, at.rows, b.i64c(HEIGHT));
+        b.either(
+            both,
+            || {
+                self.products(at, &first);
+            },
+            || {
+                self.products(at, &first[..1]);
+            },
+        );
+        let skipped = [b.sub(upper, first[0]), b.sub(lower, first[1])];
+        self.gemm.epilogue(at, |row| {
+            let is_upper = b.icmp(IntPredicate::SLT, row, b.i64c(HEIGHT));
+            b.add(row, b.select(is_upper, skipped[0], skipped[1]))
+        });
+    }
+
+    /// Accumulators of one or two tiles of rows, into scratch.
+    fn products(&self, at: Tile<'c>, first: &[Val<'c>]) {
+        let (b, ops) = (self.gemm.b, self.ops);
+        let groups = at.columns.groups as u8;
+        let start = self.gemm.column_table(self.start, at.panel);
+        let weight = self.gemm.weight_panel(at.panel);
+        let sum = |row: u8, group: u8| 2 * row + group;
+        let rows: Vec<_> = first.iter().map(|&row| self.gemm.left_row(row)).collect();
+        for group in 0..groups {
+            let from = b.offset(start, b.i64c(64 * i64::from(group)));
+            for row in 0..rows.len() as u8 {
+                ops.load(b, sum(row, group), from, b.i64c(0));
+            }
+        }
+        let depth = b.i64c(self.gemm.desc.k as i64);
+        b.for_range(b.i64c(0), depth, K_ALIGN as i64, |k| {
+            let line = b.offset(weight, b.mul(k, b.i64c(16)));
+            for (row, &from) in rows.iter().enumerate() {
+                ops.load(b, 4 + row as u8, b.offset(from, k), self.left_stride);
+            }
+            for group in 0..groups {
+                let from = b.i64c(i64::from(group) * self.gemm.group_bytes());
+                ops.load(b, 6 + group, b.offset(line, from), b.i64c(64));
+                for row in 0..rows.len() as u8 {
+                    ops.dot(b, sum(row, group), 4 + row, 6 + group);
+                }
+            }
+        });
+        for row in 0..rows.len() as u8 {
+            for group in 0..groups {
+                let at = i64::from(row) * HEIGHT * 4 * PANEL as i64 + 64 * i64::from(group);
+                let to = b.offset(self.gemm.tile, b.i64c(at));
+                ops.store(b, sum(row, group), to, b.i64c(4 * PANEL as i64));
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What follows a gemm's accumulators: scale, expression, and the store as floats, as codes or,
+//! for tests, as they are.
+
+use fqc_ir::plan::GemmOutput;
+use fqc_kernels::Operand;
+use fqc_kernels::gemm::PANEL;
+use fqc_kernels::pack::GROUP;
+
+use super::build::{Ty, Val};
+use super::expr;
+use super::gemm::{Gemm, Tile};
+
+/// A vector of consecutive columns of a tile.
+#[derive(Clone, Copy)]
+struct Lane<'c> {
+    /// First column within the panel.
+    first: u32,
+    /// Set where only some of the lanes exist.
+    mask: Option<Val<'c>>,
+}
+
+impl<'c> Gemm<'_, '_, 'c> {
+    /// Finishes a tile whose accumulators are in scratch; row `i` of the tile lies there in row
+    /// `place(i)`.
+    pub fn epilogue(&self, at: Tile<'c>, place: impl Fn(Val<'c>) -> Val<'c>) {
+        let b = self.b;
+        let lanes = b.level().f32_lanes();
+        let vectors = self.vectors(at, lanes);
+        let tables = Tables::load(self, at, &vectors, lanes);
+        let out_bytes = if matches!(self.desc.output, GemmOutput::Codes { .. }) { 1 } else { 4 };
+        let out = self.rows_of(self.out, self.stride_bytes(self.desc.out_stride, out_bytes), at);
+        let out = b.offset(out, b.mul(at.panel, b.i64c(PANEL as i64 * out_bytes)));
+        let operands: Vec<Option<(Val<'c>, Val<'c>)>> = self
+            .desc
+            .operands
+            .iter()
+            .zip(&self.operands)
+            .map(|(&operand, &buffer)| {
+                let stride = self.operand_stride(operand)?;
+                let first = self.rows_of(buffer, stride, at);
+                Some((self.column_table(first, at.panel), stride))
+            })
+            .collect();
+        let out_stride = self.stride_bytes(self.desc.out_stride, out_bytes);
+        b.for_range(b.i64c(0), at.rows, 1, |row| {
+            let accumulators = b.mul(place(row), b.i64c(4 * PANEL as i64));
+            let accumulators = b.offset(self.tile, accumulators);
+            let to = b.offset(out, b.mul(row, out_stride));
+            for (v, lane) in vectors.iter().enumerate() {
+                let ty = b.vec(self.accumulator(), lanes);
+                let from = b.offset(accumulators, b.i64c(4 * i64::from(lane.first)));
+                let sums = b.load(ty, from, 16);
+                let to = b.offset(to, b.i64c(out_bytes * i64::from(lane.first)));
+                if self.desc.output == GemmOutput::I32 {
+                    self.store(sums, to, *lane, 4);
+                    continue;
+                }
+                let mut args = vec![tables.scaled(self, sums, v)];
+                for (i, operand) in operands.iter().enumerate() {
+                    args.push(match operand {
+                        None => tables.operands[i][v],
+                        Some((first, stride)) => {
+                            let from = b.offset(*first, b.mul(row, *stride));
+                            let from = b.offset(from, b.i64c(4 * i64::from(lane.first)));
+                            self.load(b.f32v(lanes), from, *lane)
+                        }
+                    });
+                }
+                let y = expr::emit_f32(b, &self.desc.epilogue, &args, lanes);
+                match self.desc.output {
+                    GemmOutput::Codes { signed } => {
+                        let byte = tables.code(self, y, v, signed, lanes);
+                        self.store(byte, to, *lane, 1);
+                    }
+                    GemmOutput::F32 | GemmOutput::I32 => self.store(y, to, *lane, 4),
+                }
+            }
+        });
+    }
+
+    /// The vectors that cover the columns of a tile.
+    fn vectors(&self, at: Tile<'c>, lanes: u32) -> Vec<Lane<'c>> {
+        let b = self.b;
+        (0..at.columns.count)
+            .step_by(lanes as usize)
+            .map(|first| {
+                let count = at.columns.count - first;
+                let mask = (count < lanes).then(|| b.mask_first(b.i64c(i64::from(count)), lanes));
+                Lane { first, mask }
+            })
+            .collect()
+    }
+
+    /// `buffer` moved to the first row of a tile.
+    fn rows_of(&self, buffer: Val<'c>, stride: Val<'c>, at: Tile<'c>) -> Val<'c> {
+        self.b.offset(buffer, self.b.mul(at.row, stride))
+    }
+
+    fn load(&self, ty: Ty<'c>, from: Val<'c>, lane: Lane<'c>) -> Val<'c> {
+        match lane.mask {
+            Some(mask) => self.b.masked_load(ty, from, mask, self.b.zero(ty)),
+            None => self.b.load(ty, from, 4),
+        }
+    }
+
+    fn store(&self, value: Val<'c>, to: Val<'c>, lane: Lane<'c>, align: u32) {
+        match lane.mask {
+            Some(mask) => self.b.masked_store(value, to, mask),
+            None => self.b.store(value, to, align),
+        }
+    }
+}
+
+/// Per-column tables of a tile, one value for each vector of columns.
+struct Tables<'c> {
+    scale: Vec<Val<'c>>,
+    /// Empty for operands that differ from row to row.
+    operands: Vec<Vec<Val<'c>>>,
+    inverse: Vec<Val<'c>>,
+    lo: Vec<Val<'c>>,
+}
+
+impl<'c> Tables<'c> {
+    fn load(gemm: &Gemm<'_, '_, 'c>, at: Tile<'c>, vectors: &[Lane<'c>], lanes: u32) -> Self {
+        let b = gemm.b;
+        // Tables are padded to whole groups, so that no mask is needed.
+        assert!(lanes <= GROUP as u32, "a vector has at most the columns of a group");
+        let table = |buffer: Val<'c>| -> Vec<Val<'c>> {
+            let first = gemm.column_table(buffer, at.panel);
+            let ty = b.f32v(lanes);
+            vectors
+                .iter()
+                .map(|lane| b.load(ty, b.offset(first, b.i64c(4 * i64::from(lane.first))), 4))
+                .collect()
+        };
+        let all = |buffer: Option<Val<'c>>| buffer.map(table).unwrap_or_default();
+        let scaled = gemm.desc.output != GemmOutput::I32;
+        Tables {
+            scale: all(gemm.scale.filter(|_| scaled)),
+            operands: gemm
+                .desc
+                .operands
+                .iter()
+                .zip(&gemm.operands)
+                .map(|(operand, &buffer)| match operand {
+                    Operand::PerColumn if scaled => table(buffer),
+                    _ => Vec::new(),
+                })
+                .collect(),
+            inverse: all(gemm.inverse),
+            lo: all(gemm.lo),
+        }
+    }
+
+    /// Accumulators as the first argument of the expression.
+    fn scaled(&self, gemm: &Gemm<'_, '_, 'c>, sums: Val<'c>, vector: usize) -> Val<'c> {
+        match self.scale.get(vector) {
+            Some(&scale) => gemm.b.fmul(gemm.b.sitofp(sums, scale.get_type()), scale),
+            None => sums,
+        }
+    }
+
+    /// One digit of the code of `y`, as the byte that is stored. Minimum and maximum give their
+    /// second operand for a NaN, which so becomes zero.
+    fn code(
+        &self,
+        gemm: &Gemm<'_, '_, 'c>,
+        y: Val<'c>,
+        vector: usize,
+        signed: bool,
+        lanes: u32,
+    ) -> Val<'c> {
+        let b = gemm.b;
+        let ty = y.get_type();
+        let wide = b.roundeven(b.fmul(y, self.inverse[vector]));
+        let size = if signed { b.fabs(wide) } else { wide };
+        let above = b.fmax(b.fsub(size, self.lo[vector]), b.zero(ty));
+        let digit = b.fmin(above, b.fconst(ty, if signed { 127.0 } else { 255.0 }));
+        let digit = if signed { b.copysign(digit, wide) } else { digit };
+        let integer = b.fptosi(digit, b.i32v(lanes));
+        let offset = if signed { 128 } else { 0 };
+        let byte = b.add(integer, b.iconst(integer.get_type(), offset));
+        b.trunc(byte, b.vec(b.int(8), lanes))
+    }
+}

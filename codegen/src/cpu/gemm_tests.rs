@@ -1,0 +1,459 @@
+//! Gemm kernels against nested loops: accumulators bit for bit at every level, results within the
+//! rounding of the epilogue.
+
+use fqc_ir::plan::{GemmInput, GemmOutput};
+use fqc_ir::quant::{digit, wide_code};
+use fqc_ir::{BinaryOp, Expr, UnaryOp};
+use fqc_kernels::gemm::ROW_BLOCK;
+use fqc_kernels::{GemmDesc, Operand, Stride, pack};
+use inkwell::context::Context;
+
+use super::build::{Builder, Code, Val};
+use super::exec::Mapped;
+use super::gemm::{self, Gemm};
+use super::gemm_amx::{Amx, TileOps};
+use super::target::Level;
+
+/// Splitmix64: tests need numbers, not randomness.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn code(&mut self) -> i8 {
+        match self.next() % 16 {
+            0 => 127,
+            1 => -127,
+            _ => (self.next() % 255) as i8,
+        }
+        .max(-127)
+    }
+
+    fn float(&mut self) -> f32 {
+        (self.next() % 20_001) as f32 / 10_000.0 - 1.0
+    }
+}
+
+/// Tile registers kept in memory, so that the walk of the AMX code runs on any machine: eight
+/// times 1,024 bytes behind the kernel's scratch, always sixteen rows high.
+struct Emulated {
+    at: i64,
+}
+
+impl Emulated {
+    fn tile<'c>(&self, b: &Builder<'_, 'c>, tile: u8) -> Val<'c> {
+        b.offset(b.scratch(), b.i64c(self.at + 64 + 1024 * i64::from(tile)))
+    }
+
+    fn height<'c>(&self, b: &Builder<'_, 'c>, tile: u8) -> Val<'c> {
+        if tile >= 6 {
+            return b.i64c(16);
+        }
+        b.load(b.int(64), b.offset(b.scratch(), b.i64c(self.at)), 8)
+    }
+}
+
+impl TileOps for Emulated {
+    fn configure<'c>(&self, b: &Builder<'_, 'c>, _: Val<'c>, rows: Val<'c>) {
+        b.store(rows, b.offset(b.scratch(), b.i64c(self.at)), 8);
+    }
+
+    fn load<'c>(&self, b: &Builder<'_, 'c>, tile: u8, from: Val<'c>, stride: Val<'c>) {
+        let line = b.i32v(16);
+        b.for_range(b.i64c(0), self.height(b, tile), 1, |row| {
+            let value = b.load(line, b.offset(from, b.mul(row, stride)), 1);
+            b.store(value, b.index(self.tile(b, tile), line, row), 64);
+        });
+    }
+
+    fn store<'c>(&self, b: &Builder<'_, 'c>, tile: u8, to: Val<'c>, stride: Val<'c>) {
+        let line = b.i32v(16);
+        b.for_range(b.i64c(0), self.height(b, tile), 1, |row| {
+            let value = b.load(line, b.index(self.tile(b, tile), line, row), 64);
+            b.store(value, b.offset(to, b.mul(row, stride)), 1);
+        });
+    }
+
+    fn dot<'c>(&self, b: &Builder<'_, 'c>, sum: u8, left: u8, right: u8) {
+        let (line, bytes) = (b.i32v(16), b.vec(b.int(8), 64));
+        b.for_range(b.i64c(0), self.height(b, sum), 1, |row| {
+            let to = b.index(self.tile(b, sum), line, row);
+            let init = b.load(line, to, 64);
+            let done = b.for_carried(b.i64c(0), b.i64c(16), 1, &[init], |four, sums| {
+                let from = b.index(self.tile(b, left), line, row);
+                let four_bytes = b.load(b.int(32), b.index(from, b.int(32), four), 4);
+                let left = b.bitcast(b.splat(four_bytes, 16), bytes);
+                let right = b.load(bytes, b.index(self.tile(b, right), line, four), 64);
+                vec![b.call("llvm.x86.avx512.vpdpbusd.512", &[], &[sums[0], left, right])]
+            });
+            b.store(done[0], to, 64);
+        });
+    }
+
+    fn release(&self, _: &Builder<'_, '_>) {}
+}
+
+/// A call: the operands of a gemm and what it gives.
+struct Case {
+    desc: GemmDesc,
+    rows: usize,
+    k: usize,
+    left: Vec<u8>,
+    w: Vec<i8>,
+    left_f32: Vec<f32>,
+    w_f32: Vec<f32>,
+    scale: Vec<f32>,
+    bias: Vec<f32>,
+    residual: Vec<f32>,
+    inverse: Vec<f32>,
+    lo: Vec<f32>,
+}
+
+/// Columns of the residual and of the result beyond those that the gemm covers.
+const GUARD: usize = 3;
+
+impl Case {
+    fn new(
+        seed: u64,
+        rows: usize,
+        k: usize,
+        n: usize,
+        input: GemmInput,
+        output: GemmOutput,
+    ) -> Case {
+        let mut numbers = Numbers(seed);
+        let quantized = input != GemmInput::F32;
+        let k_padded = if quantized { k.next_multiple_of(64) } else { k };
+        let signed = input == GemmInput::Codes { signed: true };
+        let mut left = vec![if signed { 128 } else { 0 }; rows * k_padded];
+        for row in left.chunks_exact_mut(k_padded) {
+            for byte in &mut row[..k] {
+                let code = numbers.next();
+                *byte = match code % 8 {
+                    0 => 255,
+                    1 => u8::from(signed),
+                    _ => ((code >> 8) as u8).max(u8::from(signed)),
+                };
+            }
+        }
+        let mut floats = |count: usize| (0..count).map(|_| numbers.float()).collect::<Vec<f32>>();
+        let residual = floats(rows * (n + GUARD));
+        let (left_f32, w_f32) = (floats(rows * k), floats(k * n));
+        let (bias, spread) = (floats(n), floats(n));
+        let y = BinaryOp::Add;
+        let with_bias = Expr::binary(y, Expr::arg(0), Expr::arg(1));
+        let relu = Expr::unary(UnaryOp::Relu, with_bias);
+        let accumulators = output == GemmOutput::I32;
+        Case {
+            desc: GemmDesc {
+                n,
+                k: k_padded,
+                input,
+                row_stride: Stride::Const(k_padded as i64),
+                epilogue: if accumulators {
+                    Expr::arg(0)
+                } else {
+                    Expr::binary(y, relu, Expr::arg(2))
+                },
+                operands: if accumulators {
+                    Vec::new()
+                } else {
+                    vec![Operand::PerColumn, Operand::PerElement(Stride::Dim(1))]
+                },
+                output,
+                out_stride: if seed % 2 == 0 {
+                    Stride::Const((n + GUARD) as i64)
+                } else {
+                    Stride::Dim(if accumulators { 1 } else { 2 })
+                },
+            },
+            rows,
+            k,
+            left,
+            w: (0..k * n).map(|_| numbers.code()).collect(),
+            left_f32,
+            w_f32,
+            scale: spread.iter().map(|s| (1.5 + s) * 2e-4).collect(),
+            bias,
+            residual,
+            inverse: spread.iter().map(|s| 60.0 + 30.0 * s).collect(),
+            lo: (0..n).map(|i| if i % 5 == 4 { 127.0 } else { 0.0 }).collect(),
+        }
+    }
+
+    /// Sums of the codes' products, by the definition.
+    fn accumulators(&self) -> Vec<i32> {
+        let (n, offset) = (
+            self.desc.n,
+            match self.desc.input {
+                GemmInput::Codes { signed: true } => 128,
+                _ => 0,
+            },
+        );
+        let mut sums = vec![0; self.rows * n];
+        for row in 0..self.rows {
+            for k in 0..self.k {
+                let code = i32::from(self.left[row * self.desc.k + k]) - offset;
+                for column in 0..n {
+                    sums[row * n + column] += code * i32::from(self.w[k * n + column]);
+                }
+            }
+        }
+        sums
+    }
+
+    /// The first argument of the epilogue.
+    fn products(&self) -> Vec<f32> {
+        let n = self.desc.n;
+        if self.desc.is_quantized() {
+            let scaled = |(i, &sum): (usize, &i32)| sum as f32 * self.scale[i % n];
+            return self.accumulators().iter().enumerate().map(scaled).collect();
+        }
+        let mut sums = vec![0.0; self.rows * n];
+        for row in 0..self.rows {
+            for k in 0..self.k {
+                for column in 0..n {
+                    let (x, w) = (self.left_f32[row * self.k + k], self.w_f32[k * n + column]);
+                    sums[row * n + column] = x.mul_add(w, sums[row * n + column]);
+                }
+            }
+        }
+        sums
+    }
+
+    fn results(&self) -> Vec<f32> {
+        let n = self.desc.n;
+        let finish = |(i, x): (usize, f32)| {
+            (x + self.bias[i % n]).max(0.0) + self.residual[i / n * (n + GUARD) + i % n]
+        };
+        self.products().into_iter().enumerate().map(finish).collect()
+    }
+
+    /// Runs the kernel in several parts; the result's rows are `n + GUARD` elements apart.
+    fn run(&self, blob: &Mapped) -> Vec<u8> {
+        let (n, k) = (self.desc.n, self.desc.k);
+        let quantized = self.desc.is_quantized();
+        let wide = if matches!(self.desc.output, GemmOutput::Codes { .. }) { 1 } else { 4 };
+        let mut out = vec![0xa5u8; self.rows * (n + GUARD) * wide];
+        let packed = pack::pack_i8(&self.w, self.k, n, k.next_multiple_of(64));
+        let packed_f32 = pack::pack_f32(&self.w_f32, self.k, n);
+        let signed = self.desc.input == GemmInput::Codes { signed: true };
+        let start = pack::accumulator_start(&self.w, self.k, n, signed);
+        let tables =
+            [&self.scale, &self.bias, &self.inverse, &self.lo].map(|t| pack::pad_columns(t));
+        let [scale, bias, inverse, lo] = &tables;
+        let mut bufs: Vec<*const u8> = if quantized {
+            vec![
+                self.left.as_ptr(),
+                packed.as_ptr().cast(),
+                scale.as_ptr().cast(),
+                start.as_ptr().cast(),
+            ]
+        } else {
+            vec![self.left_f32.as_ptr().cast(), packed_f32.as_ptr().cast()]
+        };
+        if !self.desc.operands.is_empty() {
+            bufs.extend([bias.as_ptr().cast(), self.residual.as_ptr().cast::<u8>()]);
+        }
+        if wide == 1 {
+            bufs.extend([inverse.as_ptr().cast::<u8>(), lo.as_ptr().cast()]);
+        }
+        bufs.push(out.as_mut_ptr());
+        assert_eq!(bufs.len(), self.desc.buffers());
+        let bufs: Vec<*mut u8> = bufs.into_iter().map(|buffer| buffer.cast_mut()).collect();
+        let stride = (n + GUARD) as i64;
+        let dims = [self.rows as i64, stride, stride];
+        let work = (self.rows.div_ceil(ROW_BLOCK) * self.desc.panels()) as i64;
+        let mut scratch = vec![0u128; self.desc.scratch_bytes() as usize / 16 + 1024];
+        let scratch = scratch.as_mut_ptr().cast::<u8>();
+        let scratch = scratch.wrapping_add(scratch.align_offset(64));
+        for items in [work / 2..work, 0..work / 3, work / 3..work / 2] {
+            // SAFETY: the buffers are those of the description and hold `rows` rows.
+            let status = unsafe { blob.call("gemm", &bufs, &dims, items, scratch) };
+            assert_eq!(status, 0);
+        }
+        for row in out.chunks_exact((n + GUARD) * wide) {
+            let guard = &row[n * wide..];
+            let name = self.name();
+            assert!(guard.iter().all(|&byte| byte == 0xa5), "{name}: {guard:?} after a row");
+        }
+        out.chunks_exact((n + GUARD) * wide).flat_map(|row| row[..n * wide].to_vec()).collect()
+    }
+
+    fn name(&self) -> String {
+        format!("{} x {} x {} {:?}", self.rows, self.k, self.desc.n, self.desc.output)
+    }
+}
+
+fn compile(level: Level, desc: &GemmDesc) -> Mapped {
+    let context = Context::create();
+    let code = Code::new(&context, "t", level).unwrap();
+    gemm::emit(&code, "gemm", desc).unwrap();
+    Mapped::new(&code.finish().unwrap()).unwrap()
+}
+
+/// The AMX walk with tile registers in memory.
+fn compile_emulated(desc: &GemmDesc) -> Mapped {
+    let context = Context::create();
+    let code = Code::new(&context, "t", Level::Avx512Vnni).unwrap();
+    let at = (desc.scratch_bytes() as i64 + 63) / 64 * 64;
+    code.kernel("gemm", |b| {
+        Amx::new(&Gemm::new(b, desc), &Emulated { at }).run();
+        Ok::<(), super::CpuError>(())
+    })
+    .unwrap();
+    Mapped::new(&code.finish().unwrap()).unwrap()
+}
+
+/// Rows, depth and columns: ones, primes, tiles and their neighbours, tails in all directions.
+const SHAPES: [(usize, usize, usize); 16] = [
+    (1, 1, 1),
+    (1, 64, 16),
+    (2, 63, 31),
+    (3, 65, 33),
+    (5, 7, 97),
+    (11, 127, 15),
+    (12, 128, 32),
+    (13, 129, 48),
+    (16, 384, 64),
+    (17, 191, 47),
+    (31, 100, 65),
+    (33, 64, 96),
+    (48, 37, 17),
+    (95, 256, 50),
+    (97, 193, 80),
+    (211, 131, 113),
+];
+
+fn as_i32(bytes: &[u8]) -> Vec<i32> {
+    bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+fn as_f32(bytes: &[u8]) -> Vec<f32> {
+    as_i32(bytes).into_iter().map(|bits| f32::from_bits(bits as u32)).collect()
+}
+
+fn blobs(desc: &GemmDesc) -> Vec<(&'static str, Mapped)> {
+    let mut blobs: Vec<_> = [Level::Avx2, Level::Avx512Vnni]
+        .into_iter()
+        .map(|level| (level.name(), compile(level, desc)))
+        .collect();
+    if desc.is_quantized() {
+        blobs.push(("amx-int8, emulated", compile_emulated(desc)));
+    }
+    blobs
+}
+
+#[test]
+fn accumulators_are_the_sums_of_the_products_at_every_level() {
+    for (seed, (rows, k, n)) in SHAPES.into_iter().enumerate() {
+        for signed in [true, false] {
+            let input = GemmInput::Codes { signed };
+            let case = Case::new(seed as u64, rows, k, n, input, GemmOutput::I32);
+            let expected = case.accumulators();
+            for (level, blob) in blobs(&case.desc) {
+                assert!(as_i32(&case.run(&blob)) == expected, "{level}: {}", case.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn float_results_follow_scale_expression_and_operands() {
+    for (seed, (rows, k, n)) in SHAPES.into_iter().enumerate() {
+        let input = GemmInput::Codes { signed: true };
+        let case = Case::new(seed as u64, rows, k, n, input, GemmOutput::F32);
+        let expected = case.results();
+        for (level, blob) in blobs(&case.desc) {
+            assert!(as_f32(&case.run(&blob)) == expected, "{level}: {}", case.name());
+        }
+    }
+}
+
+#[test]
+fn codes_are_the_digits_of_the_result() {
+    for (seed, (rows, k, n)) in SHAPES.into_iter().enumerate() {
+        for signed in [true, false] {
+            let input = GemmInput::Codes { signed: true };
+            let case = Case::new(seed as u64, rows, k, n, input, GemmOutput::Codes { signed });
+            let (q_max, offset) = if signed { (127, 128) } else { (255, 0) };
+            let code = |(i, &y): (usize, &f32)| {
+                let wide = wide_code(y, case.inverse[i % n], signed);
+                let which = if case.lo[i % n] == 0.0 { 1 } else { 2 };
+                let below = if which == 1 { 0 } else { 127 };
+                let digit = match (which, signed) {
+                    (2, false) => (wide - below).clamp(0, 255),
+                    _ => digit(wide, which, q_max),
+                };
+                (digit + offset) as u8
+            };
+            let expected: Vec<u8> = case.results().iter().enumerate().map(code).collect();
+            for (level, blob) in blobs(&case.desc) {
+                assert!(case.run(&blob) == expected, "{level}: {}", case.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn f32_gemm_is_the_same_sum_in_the_order_of_k() {
+    for (seed, (rows, k, n)) in SHAPES.into_iter().enumerate() {
+        let case = Case::new(seed as u64, rows, k, n, GemmInput::F32, GemmOutput::F32);
+        let expected = case.results();
+        for (level, blob) in blobs(&case.desc) {
+            assert!(as_f32(&case.run(&blob)) == expected, "{level}: {}", case.name());
+        }
+    }
+}
+
+#[test]
+fn nan_becomes_code_zero_and_infinities_saturate() {
+    let input = GemmInput::Codes { signed: true };
+    let mut case = Case::new(4, 3, 64, 33, input, GemmOutput::Codes { signed: true });
+    let stride = case.desc.n + GUARD;
+    case.residual[0] = f32::NAN;
+    case.residual[1] = f32::INFINITY;
+    case.residual[2] = f32::NEG_INFINITY;
+    case.residual[stride] = f32::NAN;
+    for (level, blob) in blobs(&case.desc) {
+        let codes = case.run(&blob);
+        assert_eq!(codes[..3], [128, 255, 1], "{level}");
+        assert_eq!(codes[case.desc.n], 128, "{level}");
+    }
+}
+
+#[test]
+fn the_amx_level_uses_tiles_and_nothing_outside() {
+    let case = Case::new(2, 33, 128, 48, GemmInput::Codes { signed: true }, GemmOutput::F32);
+    let context = Context::create();
+    let code = Code::new(&context, "t", Level::AmxInt8).unwrap();
+    gemm::emit(&code, "gemm", &case.desc).unwrap();
+    let text = code.assembly().unwrap();
+    for instruction in ["ldtilecfg", "tileloadd", "tdpbusd", "tilestored", "tilerelease"] {
+        assert!(text.contains(instruction), "no {instruction} in\n{text}");
+    }
+    let context = Context::create();
+    let code = Code::new(&context, "t", Level::AmxInt8).unwrap();
+    gemm::emit(&code, "gemm", &case.desc).unwrap();
+    assert!(code.finish().unwrap().entries.contains_key("gemm"));
+}
+#[test]
+fn zz_dump() {
+    let case = Case::new(0, 1, 1, 1, GemmInput::Codes { signed: true }, GemmOutput::Codes { signed: false });
+    for level in [Level::Avx2, Level::Avx512Vnni] {
+    let b = compile(level, &case.desc);
+    println!("{level:?}");
+    let r = std::panic::catch_unwind(|| case.run(&b));
+    println!("{r:?}");
+    let context = Context::create();
+    let code = Code::new(&context, "t", level).unwrap();
+    gemm::emit(&code, "gemm", &case.desc).unwrap();
+    std::fs::write(format!("/tmp/{}.s", level.name()), code.assembly().unwrap()).unwrap();
+    }
+}

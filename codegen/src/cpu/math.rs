@@ -1,0 +1,280 @@
+//! Elementary functions of f32 as branch-free polynomials, scalar or vector, with the same bits at
+//! every level. Bounds (asserted by `math_tests` against f64, denormals included): exp, log, erf,
+//! tanh, sigmoid, silu and softplus 4 ulp; sin and cos 1 ulp for |x| <= 2^40 and some number in
+//! [-1, 1] beyond; gelu and gelu_tanh 2^-22 * max(|x|, 1) absolute; pow 1 ulp.
+
+use inkwell::FloatPredicate::{OEQ, OGE, OGT, OLT, ONE, UNO};
+use inkwell::IntPredicate::{EQ, SGT};
+
+use super::build::{Builder, Val};
+use super::math64;
+
+/// Horner's scheme, highest coefficient first.
+pub(super) fn horner<'c>(b: &Builder<'_, 'c>, x: Val<'c>, coefficients: &[f64]) -> Val<'c> {
+    let ty = x.get_type();
+    let (first, rest) = coefficients.split_first().expect("a polynomial has coefficients");
+    rest.iter().fold(b.fconst(ty, *first), |sum, &c| b.fma(sum, x, b.fconst(ty, c)))
+}
+
+/// `2^n` times `p` for integral `n` in [-252, 252]; rounds once.
+fn scale<'c>(b: &Builder<'_, 'c>, p: Val<'c>, n: Val<'c>) -> Val<'c> {
+    let (float, int) = (p.get_type(), n.get_type());
+    let power = |n: Val<'c>| {
+        b.bitcast(b.shl(b.add(n, b.iconst(int, 127)), b.iconst(int, 23)), float)
+    };
+    let half = b.ashr(n, b.iconst(int, 1));
+    b.fmul(b.fmul(p, power(half)), power(b.sub(n, half)))
+}
+
+/// `e^x`.
+pub fn exp<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    let ty = x.get_type();
+    let int = b.with_elem(ty, b.int(32));
+    let c = |v: f64| b.fconst(ty, v);
+    // The constant stands first so that NaN passes through.
+    let x = b.fmin(c(89.5), b.fmax(c(-105.0), x));
+    let magic = c(12_582_912.0);
+    let shifted = b.fma(x, c(std::f64::consts::LOG2_E), magic);
+    let n = b.fsub(shifted, magic);
+    let bits = b.sub(b.bitcast(shifted, int), b.bitcast(magic, int));
+    let r = b.fma(n, c(-0.693_145_751_953_125), x);
+    let r = b.fma(n, c(-1.428_606_820_309_417_2e-6), r);
+    let p = horner(
+        b,
+        r,
+        &[
+            1.987_569_150_0e-4,
+            1.398_199_950_7e-3,
+            8.333_451_907_3e-3,
+            4.166_579_589_4e-2,
+            1.666_666_545_9e-1,
+            5.000_000_120_1e-1,
+        ],
+    );
+    let p = b.fma(p, b.fmul(r, r), r);
+    let p = b.fadd(p, c(1.0));
+    scale(b, p, bits)
+}
+
+/// Natural logarithm: -inf at 0, NaN below.
+pub fn log<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    let ty = x.get_type();
+    let int = b.with_elem(ty, b.int(32));
+    let c = |v: f64| b.fconst(ty, v);
+    let i = |v: i64| b.iconst(int, v);
+    let tiny = b.fcmp(OLT, x, c(f64::from(f32::MIN_POSITIVE)));
+    let scaled = b.select(tiny, b.fmul(x, c(8_388_608.0)), x);
+    // Mantissa in [sqrt(1/2), sqrt(2)).
+    let bits = b.sub(b.bitcast(scaled, int), i(0x3f35_04f3));
+    let e = b.ashr(bits, i(23));
+    let m = b.add(b.and(bits, i(0x007f_ffff)), i(0x3f35_04f3));
+    let f = b.fsub(b.bitcast(m, ty), c(1.0));
+    let e = b.sub(e, b.select(tiny, i(23), i(0)));
+    let e = b.sitofp(e, ty);
+    let z = b.fmul(f, f);
+    let p = horner(
+        b,
+        f,
+        &[
+            7.037_683_629_2e-2,
+            -1.151_461_031_0e-1,
+            1.167_699_874_0e-1,
+            -1.242_014_084_6e-1,
+            1.424_932_278_7e-1,
+            -1.666_805_766_5e-1,
+            2.000_071_476_5e-1,
+            -2.499_999_399_3e-1,
+            3.333_333_117_4e-1,
+        ],
+    );
+    let y = b.fmul(b.fmul(p, z), f);
+    let y = b.fma(e, c(-2.121_944_400_546_905_8e-4), y);
+    let y = b.fma(z, c(-0.5), y);
+    let y = b.fma(e, c(0.693_359_375), b.fadd(f, y));
+    let infinite = b.fcmp(OEQ, x, c(f64::INFINITY));
+    let y = b.select(infinite, x, y);
+    let y = b.select(b.fcmp(OEQ, x, c(0.0)), c(f64::NEG_INFINITY), y);
+    let invalid = b.fcmp(OLT, x, c(0.0));
+    let y = b.select(invalid, c(f64::NAN), y);
+    b.select(b.fcmp(UNO, x, x), x, y)
+}
+
+/// `sign(x)` where `|x| >= limit`, else `inner`.
+fn saturate<'c>(b: &Builder<'_, 'c>, x: Val<'c>, limit: f64, inner: Val<'c>) -> Val<'c> {
+    let ty = x.get_type();
+    let beyond = b.fcmp(OGE, b.fabs(x), b.fconst(ty, limit));
+    b.select(beyond, b.copysign(b.fconst(ty, 1.0), x), inner)
+}
+
+/// Error function: an odd rational function.
+pub fn erf<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    let z = b.fmul(x, x);
+    let p = horner(
+        b,
+        z,
+        &[
+            -2.726_142_258_013_06e-10,
+            2.770_681_424_959_02e-8,
+            -2.101_024_020_829_08e-6,
+            -5.692_506_394_623_46e-5,
+            -7.349_906_303_268_55e-4,
+            -2.954_599_808_540_25e-3,
+            -1.609_603_332_624_15e-2,
+        ],
+    );
+    let q = horner(
+        b,
+        z,
+        &[
+            -1.456_607_184_649_96e-5,
+            -2.133_740_552_789_05e-4,
+            -1.682_826_974_382_03e-3,
+            -7.373_329_167_204_68e-3,
+            -1.426_473_905_141_89e-2,
+        ],
+    );
+    saturate(b, x, 3.832_506_856_900_711, b.fdiv(b.fmul(x, p), q))
+}
+
+/// Hyperbolic tangent: an odd rational function.
+pub fn tanh<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    let ty = x.get_type();
+    let limit = b.fconst(ty, 7.905_311_107_635_498);
+    let near = b.fmin(limit, b.fmax(b.fneg(limit), x));
+    let z = b.fmul(near, near);
+    let p = horner(
+        b,
+        z,
+        &[
+            -2.760_768_477_423_55e-16,
+            2.000_187_904_824_77e-13,
+            -8.604_671_522_137_35e-11,
+            5.122_297_090_371_14e-8,
+            1.485_722_357_179_79e-5,
+            6.372_619_288_754_36e-4,
+            4.893_525_244_589_18e-3,
+        ],
+    );
+    let q = horner(
+        b,
+        z,
+        &[
+            1.198_258_394_667_02e-6,
+            1.185_347_056_866_54e-4,
+            2.268_434_632_439_00e-3,
+            4.893_525_185_543_85e-3,
+        ],
+    );
+    let inner = b.fdiv(b.fmul(near, p), q);
+    let small = b.fcmp(OLT, b.fabs(x), b.fconst(ty, 4e-4));
+    saturate(b, x, 9.010_913, b.select(small, x, inner))
+}
+
+/// `1 / (1 + e^-x)`.
+pub fn sigmoid<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    let one = b.fconst(x.get_type(), 1.0);
+    b.fdiv(one, b.fadd(one, exp(b, b.fneg(x))))
+}
+
+/// `x / (1 + e^-x)`.
+pub fn silu<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    let one = b.fconst(x.get_type(), 1.0);
+    b.fdiv(x, b.fadd(one, exp(b, b.fneg(x))))
+}
+
+/// `x/2 + x/2 * erf(x / sqrt(2))`.
+pub fn gelu<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    let ty = x.get_type();
+    let half = b.fmul(x, b.fconst(ty, 0.5));
+    let e = erf(b, b.fmul(x, b.fconst(ty, std::f64::consts::FRAC_1_SQRT_2)));
+    b.fma(half, e, half)
+}
+
+/// The tanh form, as `x * sigmoid(2u)`.
+pub fn gelu_tanh<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    let ty = x.get_type();
+    let c = |v: f64| b.fconst(ty, v);
+    let k = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+    let cubic = b.fma(b.fmul(x, x), c(-0.044_715 * k), c(-k));
+    let one = c(1.0);
+    b.fdiv(x, b.fadd(one, exp(b, b.fmul(cubic, x))))
+}
+
+/// `max(x, 0) + ln(1 + e^-|x|)`.
+pub fn softplus<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    let zero = b.fconst(x.get_type(), 0.0);
+    let t = exp(b, b.fneg(b.fabs(x)));
+    b.fadd(b.fmax(zero, x), log1p(b, t, log))
+}
+
+/// `ln(1 + t)` for t in [0, 1]: what `1 + t` rounds away is put back.
+pub(super) fn log1p<'c>(
+    b: &Builder<'_, 'c>,
+    t: Val<'c>,
+    log: impl Fn(&Builder<'_, 'c>, Val<'c>) -> Val<'c>,
+) -> Val<'c> {
+    let one = b.fconst(t.get_type(), 1.0);
+    let u = b.fadd(one, t);
+    let lost = b.fsub(t, b.fsub(u, one));
+    b.fadd(log(b, u), b.fdiv(lost, u))
+}
+
+/// Sine, or cosine if `quarter` is 1: reduced and evaluated in f64.
+pub fn sin_cos<'c>(b: &Builder<'_, 'c>, x: Val<'c>, quarter: i64) -> Val<'c> {
+    let ty = x.get_type();
+    let wide = b.with_elem(ty, b.f64());
+    b.fptrunc(math64::sin_cos(b, b.fpext(x, wide), quarter), ty)
+}
+
+/// `x^y` as IEEE `pow`, through f64.
+pub fn pow<'c>(b: &Builder<'_, 'c>, x: Val<'c>, y: Val<'c>) -> Val<'c> {
+    let ty = x.get_type();
+    let wide = b.with_elem(ty, b.f64());
+    b.fptrunc(math64::pow(b, b.fpext(x, wide), b.fpext(y, wide)), ty)
+}
+
+/// C's `fmod`, exact, through f64.
+pub fn rem<'c>(b: &Builder<'_, 'c>, x: Val<'c>, y: Val<'c>) -> Val<'c> {
+    let ty = x.get_type();
+    let wide = b.with_elem(ty, b.f64());
+    b.fptrunc(math64::rem(b, b.fpext(x, wide), b.fpext(y, wide), 7), ty)
+}
+
+/// Larger, or with `least` smaller, of two floats of any width; NaN wins.
+pub fn extreme<'c>(b: &Builder<'_, 'c>, x: Val<'c>, y: Val<'c>, largest: bool) -> Val<'c> {
+    let better = b.fcmp(if largest { OGT } else { OLT }, x, y);
+    let unordered = b.fcmp(UNO, x, x);
+    b.select(b.or(better, unordered), x, y)
+}
+
+/// Rounds the bits of an f32 to bf16, half to even, and gives them as f32 again.
+pub fn round_bf16<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    let ty = x.get_type();
+    let int = b.with_elem(ty, b.int(32));
+    let i = |v: i64| b.iconst(int, v);
+    let bits = b.bitcast(x, int);
+    let odd = b.and(b.lshr(bits, i(16)), i(1));
+    let rounded = b.add(bits, b.add(odd, i(0x7fff)));
+    let nan = b.icmp(SGT, b.and(bits, i(0x7fff_ffff)), i(0x7f80_0000));
+    let quiet = b.or(bits, i(0x0040_0000));
+    b.bitcast(b.and(b.select(nan, quiet, rounded), i(-0x1_0000)), ty)
+}
+
+/// f64 to f32, inexact results to the neighbour with an odd last bit: a second rounding to fewer
+/// bits then gives what one rounding would.
+pub fn narrow_to_odd<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    let wide = x.get_type();
+    let ty = b.with_elem(wide, b.f32());
+    let int = b.with_elem(wide, b.int(32));
+    let i = |v: i64| b.iconst(int, v);
+    let near = b.fptrunc(x, ty);
+    let back = b.fpext(near, wide);
+    let bits = b.bitcast(near, int);
+    let even = b.icmp(EQ, b.and(bits, i(1)), i(0));
+    let inexact = b.fcmp(ONE, back, x);
+    // Away from zero if the magnitude was rounded down.
+    let down = b.fcmp(OLT, b.fabs(back), b.fabs(x));
+    let moved = b.add(bits, b.select(down, i(1), i(-1)));
+    b.bitcast(b.select(b.and(even, inexact), moved, bits), ty)
+}
+

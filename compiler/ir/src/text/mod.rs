@@ -1,0 +1,5 @@
+//! The text form of graphs and plans.
+
+mod lex;
+
+pub(crate) use lex::symbol;

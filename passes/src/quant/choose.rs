@@ -1,0 +1,291 @@
+//! Smoothing factors and threshold of one group, by search. The measure is the expected squared error
+//! of the group's outputs, with the errors of different channels taken as independent:
+//! `Σ_j mean(e_j²) · ‖w_j‖²` for the activation, measured on the sampled rows, plus
+//! `mean(‖x‖²) · Σ_o s_w[o]² / 12` for weights rounded per output channel. Sources: smoothing as
+//! SmoothQuant's, threshold as Tukey's upper fence on the channel maxima (FlattenQuant's boxplot),
+//! both searched here.
+
+use super::stats::ChannelStats;
+use fqc_ir::quant::{FlattenMap, digit, q_max, wide_code};
+use std::sync::Arc;
+
+/// What the search may do.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Settings {
+    /// Exponents of the activation maximum in the smoothing factor; 0 is no smoothing.
+    pub alphas: Vec<f32>,
+    /// Coefficients of the interquartile range above the third quartile.
+    pub betas: Vec<f32>,
+    /// Extra channels at most, as a share of the channels.
+    pub max_extra: f32,
+    /// Calibrated maxima are taken this much larger when copies are counted.
+    pub headroom: f32,
+    /// Multiple of the flattened width.
+    pub align: usize,
+    /// Whether large channels are spread over copies at all.
+    pub flatten: bool,
+    /// Width of an activation code.
+    pub bits: u8,
+    /// Width of a weight code.
+    pub weight_bits: u8,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            alphas: vec![0.0, 0.15, 0.3, 0.4, 0.5, 0.6],
+            betas: vec![0.25, 0.5, 0.75, 1.0, 1.3, 1.5, 2.0, 3.0],
+            max_extra: 0.10,
+            headroom: 1.1,
+            align: 64,
+            flatten: true,
+            bits: 8,
+            weight_bits: 8,
+        }
+    }
+}
+
+/// The search's answer for one group.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Choice {
+    /// Exponent and coefficient that won; the coefficient is `None` if the cap set the threshold.
+    pub alpha: f32,
+    pub beta: Option<f32>,
+    /// Channel `j` of the input is divided by `smooth[j]`, row `j` of the weights multiplied.
+    pub smooth: Vec<f32>,
+    /// Largest real value of one digit, after smoothing.
+    pub threshold: f32,
+    pub map: Arc<FlattenMap>,
+    pub signed: bool,
+    /// The measure above.
+    pub error: f64,
+}
+
+impl Choice {
+    /// The static scale of the activation.
+    pub fn scale(&self, bits: u8) -> f32 {
+        self.threshold / q_max(bits, self.signed) as f32
+    }
+}
+
+/// The weights of a group side by side, row-major \[K, ΣN\].
+pub struct Weights {
+    pub k: usize,
+    pub n: usize,
+    pub values: Vec<f32>,
+}
+
+/// The best choice for a group.
+pub fn choose(stats: &ChannelStats, weights: &Weights, settings: &Settings) -> Choice {
+    assert_eq!(stats.channels(), weights.k, "statistics and weights have the same channels");
+    let mut best: Option<Choice> = None;
+    for &alpha in &settings.alphas {
+        let trial = Trial::new(stats, weights, alpha, settings);
+        for candidate in trial.thresholds(settings) {
+            let choice = trial.evaluate(candidate, settings);
+            if best.as_ref().is_none_or(|b| choice.error < b.error) {
+                best = Some(choice);
+            }
+        }
+    }
+    best.expect("the settings name at least one exponent")
+}
+
+/// One exponent: everything that does not depend on the threshold.
+struct Trial<'a> {
+    stats: &'a ChannelStats,
+    alpha: f32,
+    smooth: Vec<f32>,
+    /// Channel maxima after smoothing.
+    maxima: Vec<f32>,
+    /// `‖w_j‖²` after smoothing.
+    row_energy: Vec<f64>,
+    weight_error: f64,
+    signed: bool,
+}
+
+impl<'a> Trial<'a> {
+    fn new(stats: &'a ChannelStats, w: &Weights, alpha: f32, settings: &Settings) -> Self {
+        let rows: Vec<&[f32]> = w.values.chunks_exact(w.n.max(1)).collect();
+        let row_max: Vec<f32> =
+            rows.iter().map(|r| r.iter().fold(0.0f32, |m, v| m.max(v.abs()))).collect();
+        let smooth = smoothing(stats.absmax(), &row_max, alpha);
+        let maxima: Vec<f32> = stats.absmax().iter().zip(&smooth).map(|(m, s)| m / s).collect();
+        let energy = |r: &[f32]| r.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+        let row_energy: Vec<f64> =
+            rows.iter().zip(&smooth).map(|(r, s)| energy(r) * f64::from(*s).powi(2)).collect();
+        let mut column_max = vec![0.0f32; w.n];
+        for (row, s) in rows.iter().zip(&smooth) {
+            for (m, v) in column_max.iter_mut().zip(*row) {
+                *m = m.max((v * s).abs());
+            }
+        }
+        let q = f64::from(q_max(settings.weight_bits, true));
+        let steps: f64 = column_max.iter().map(|m| (f64::from(*m) / q).powi(2) / 12.0).sum();
+        let mut x_energy = 0.0;
+        let mut count = 0;
+        for row in stats.sample() {
+            let squares = row.iter().zip(&smooth).map(|(x, s)| f64::from(x / s).powi(2));
+            x_energy += squares.sum::<f64>();
+            count += 1;
+        }
+        let weight_error = steps * x_energy / f64::from(count.max(1));
+        let signed = !stats.non_negative();
+        Trial { stats, alpha, smooth, maxima, row_energy, weight_error, signed }
+    }
+
+    /// Candidate thresholds, each with its coefficient, that keep to the cap.
+    fn thresholds(&self, settings: &Settings) -> Vec<(Option<f32>, f32)> {
+        let largest = self.maxima.iter().fold(0.0f32, |m, v| m.max(*v));
+        if largest <= 0.0 {
+            return vec![(None, 1.0)];
+        }
+        let whole = (None, largest * settings.headroom);
+        if !settings.flatten {
+            return vec![(None, largest)];
+        }
+        let (q1, q3) = quartiles(&self.maxima);
+        let cap = (settings.max_extra * self.maxima.len() as f32) as usize;
+        let mut out = vec![whole];
+        let fits = |t: f32| copies(&self.maxima, t, self.signed, settings).len() <= cap;
+        for &beta in &settings.betas {
+            let t = q3 + beta * (q3 - q1);
+            if q3 > q1 && t < largest && fits(t) {
+                out.push((Some(beta), t));
+            }
+        }
+        // The smallest threshold that the cap allows.
+        let (mut low, mut high) = (largest * 1e-4, largest);
+        for _ in 0..30 {
+            let middle = 0.5 * (low + high);
+            if fits(middle) { high = middle } else { low = middle }
+        }
+        out.push((None, high));
+        out
+    }
+
+    fn evaluate(&self, (beta, threshold): (Option<f32>, f32), settings: &Settings) -> Choice {
+        let base = self.maxima.len();
+        let tail = copies(&self.maxima, threshold, self.signed, settings);
+        let mut copy_count = vec![1u32; base];
+        for &(j, _) in &tail {
+            copy_count[j as usize] += 1;
+        }
+        let q = q_max(settings.bits, self.signed);
+        let scale = threshold / q as f32;
+        let mut squares = vec![0.0f64; base];
+        let mut count = 0u32;
+        for row in self.stats.sample() {
+            for (j, &x) in row.iter().enumerate() {
+                let smoothed = x / self.smooth[j];
+                let c = wide_code(smoothed, 1.0 / scale, self.signed);
+                let code: i32 = (1..=copy_count[j]).map(|k| digit(c, k, q)).sum();
+                squares[j] += f64::from(smoothed - code as f32 * scale).powi(2);
+            }
+            count += 1;
+        }
+        let rows = f64::from(count.max(1));
+        let x_error: f64 = squares.iter().zip(&self.row_energy).map(|(e, w)| e / rows * w).sum();
+        let padded = (base + tail.len()).next_multiple_of(settings.align) as u32;
+        Choice {
+            alpha: self.alpha,
+            beta,
+            smooth: self.smooth.clone(),
+            threshold,
+            map: Arc::new(FlattenMap { base: base as u32, tail: tail.into(), padded }),
+            signed: self.signed,
+            error: x_error + self.weight_error,
+        }
+    }
+}
+
+/// `max(m_j^α / w_j^(1-α), 1e-5)` scaled to a geometric mean of one, or ones for α = 0. Channels that
+/// never fired, or whose weights are zero, keep 1.
+fn smoothing(maxima: &[f32], row_max: &[f32], alpha: f32) -> Vec<f32> {
+    if alpha == 0.0 {
+        return vec![1.0; maxima.len()];
+    }
+    let raw: Vec<Option<f32>> = maxima
+        .iter()
+        .zip(row_max)
+        .map(|(&m, &w)| (m > 0.0 && w > 0.0).then(|| (m.powf(alpha) / w.powf(1.0 - alpha)).max(1e-5)))
+        .collect();
+    let logs: Vec<f32> = raw.iter().flatten().map(|s| s.ln()).collect();
+    let mean = (logs.iter().sum::<f32>() / logs.len().max(1) as f32).exp();
+    raw.into_iter().map(|s| s.map_or(1.0, |s| s / mean)).collect()
+}
+
+/// First and third quartile, linearly interpolated.
+fn quartiles(values: &[f32]) -> (f32, f32) {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    let at = |q: f32| {
+        let position = q * (sorted.len() - 1) as f32;
+        let (low, part) = (position as usize, position.fract());
+        let high = sorted[(low + 1).min(sorted.len() - 1)];
+        sorted[low] + part * (high - sorted[low])
+    };
+    (at(0.25), at(0.75))
+}
+
+/// The extra copies `(channel, digit)` that a threshold asks for:
+/// `n_j = max(1, ceil(rint(m_j * headroom / s_x) / q_max))`. A channel below the threshold gets no
+/// copy for headroom's sake alone.
+fn copies(maxima: &[f32], threshold: f32, signed: bool, settings: &Settings) -> Vec<(u32, u16)> {
+    let q = q_max(settings.bits, signed);
+    let scale = threshold / q as f32;
+    let mut tail = Vec::new();
+    for (j, &m) in maxima.iter().enumerate() {
+        if !settings.flatten || m <= threshold {
+            continue;
+        }
+        let code = (m * settings.headroom / scale).round_ties_even();
+        let n = (code / q as f32).ceil().clamp(1.0, 4096.0) as u16;
+        tail.extend((2..=n).map(|k| (j as u32, k)));
+    }
+    tail
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outlier_stats(channels: usize) -> ChannelStats {
+        let mut stats = ChannelStats::new(channels);
+        let mut state = 1u64;
+        for _ in 0..64 {
+            let row: Vec<f32> = (0..channels)
+                .map(|j| {
+                    state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    let u = (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+                    if j == 3 { 40.0 * u } else { 2.0 * u }
+                })
+                .collect();
+            stats.update(&row).expect("finite");
+        }
+        stats
+    }
+
+    #[test]
+    fn an_outlier_channel_is_spread_and_the_error_falls() {
+        let stats = outlier_stats(64);
+        let values = (0..64 * 8).map(|i| ((i * 37 % 101) as f32 - 50.0) / 500.0).collect();
+        let weights = Weights { k: 64, n: 8, values };
+        let only = |flatten| Settings { alphas: vec![0.0], flatten, max_extra: 0.5, ..Settings::default() };
+        let flat = choose(&stats, &weights, &only(true));
+        let plain = choose(&stats, &weights, &only(false));
+        assert!(flat.map.tail.iter().all(|&(j, _)| j == 3), "{:?}", flat.map.tail);
+        assert!(flat.map.tail.len() >= 9, "{:?}", flat.map.tail);
+        assert!(flat.error < 0.5 * plain.error, "{} against {}", flat.error, plain.error);
+        assert_eq!(flat.map.padded % 64, 0);
+        assert!(plain.map.tail.is_empty());
+    }
+
+    #[test]
+    fn the_cap_holds() {
+        let stats = outlier_stats(64);
+        let weights = Weights { k: 64, n: 1, values: vec![1.0; 64] };
+        let choice = choose(&stats, &weights, &Settings::default());
+        assert!(choice.map.tail.len() <= 6, "{:?}", choice.map);
+    }
+}

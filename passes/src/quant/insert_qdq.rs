@@ -1,0 +1,118 @@
+//! Rounding: a flattened input and the weights it meets go through codes and back. The only rewrite
+//! that changes the model's values.
+//!
+//! ```text
+//! %x.flat: f32[m,64] = flatten %x {threshold=1.27, …}
+//! %y: f32[m,3] = matmul %x.flat, %w
+//! ----
+//! %x.q: i8[m,64] !q0 = quantize %x {…}              ; digits of rint(x / 0.01)
+//! %x.dq: f32[m,64] = dequantize %x.q
+//! %w.q: i8[64,3] !q1 = const …                      ; rounded to nearest, a scale for each column
+//! %w.dq: f32[64,3] = dequantize %w.q
+//! %y: f32[m,3] = matmul %x.dq, %w.dq
+//! ```
+//!
+//! A smoothing multiplication before the flattening goes into the quantizer's multiplier.
+
+use super::groups::linear;
+use fqc_ir::expr::BinaryOp;
+use fqc_ir::quant::q_max;
+use fqc_ir::{Const, Graph, NodeId, Op, Patch, Quant, Quantizer, Scale};
+use std::sync::Arc;
+
+/// Widths and signs of one group's codes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Format {
+    pub activation_bits: u8,
+    pub signed: bool,
+    pub weight_bits: u8,
+    pub granularity: Granularity,
+}
+
+/// How many scales a weight has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Granularity {
+    PerTensor,
+    PerChannel,
+}
+
+/// The patch for the group behind one `flatten` node.
+pub fn insert(graph: &Graph, id: NodeId, format: Format) -> Option<Patch> {
+    let Op::Flatten { threshold, map } = &graph.node(id).op else { return None };
+    let (source, factors) = unsmoothed(graph, *graph.operands(id).first()?);
+    let scale = threshold / q_max(format.activation_bits, format.signed) as f32;
+    let inverse: Arc<[f32]> = match factors {
+        None => Arc::from([1.0 / scale]),
+        Some(factors) => factors.iter().map(|f| f / scale).collect(),
+    };
+    let quant = Quant {
+        scale: Scale::Tensor(scale),
+        bits: format.activation_bits,
+        signed: format.signed,
+        flatten: Some(map.clone()),
+    };
+    let quantizer = Quantizer { quant: Arc::new(quant), inverse };
+    let name = &graph.node(id).name;
+    let mut patch = Patch::new();
+    let codes =
+        patch.add(format!("{name}.q"), Op::Quantize(Arc::new(quantizer)), &[source.into()]);
+    let back = patch.add(format!("{name}.dq"), Op::Dequantize, &[codes]);
+    for (user, _) in graph.users(id) {
+        let (_, w) = linear(graph, user)?;
+        let Op::Const(value) = &graph.node(w).op else { return None };
+        let w_name = &graph.node(w).name;
+        let (codes, quant) = round_weight(value, format)?;
+        let codes = Op::Const(codes.with_quant(Arc::new(quant)));
+        let weight = patch.add(format!("{w_name}.q"), codes, &[]);
+        let weight = patch.add(format!("{w_name}.dq"), Op::Dequantize, &[weight]);
+        let product = patch.add(&graph.node(user).name, Op::MatMul, &[back, weight]);
+        patch.replace(user, product);
+    }
+    Some(patch)
+}
+
+/// The value before a smoothing multiplication by a constant, and the factors.
+pub fn unsmoothed(graph: &Graph, x: NodeId) -> (NodeId, Option<Vec<f32>>) {
+    let node = graph.node(x);
+    if node.op == Op::Binary(BinaryOp::Mul) {
+        let operands = graph.operands(x);
+        if let Op::Const(value) = &graph.node(operands[1]).op
+            && value.shape.len() == 1
+            && node.ty.last().as_const() == Some(value.shape[0] as i64)
+            && let Some(factors) = value.to_f32()
+        {
+            return (operands[0], Some(factors));
+        }
+    }
+    (x, None)
+}
+
+/// Weight codes, round to nearest half to even, and what they mean. A column of zeros has scale 1.
+pub fn round_weight(value: &Const, format: Format) -> Option<(Const, Quant)> {
+    let values = value.to_f32()?;
+    let [_, n] = value.shape[..] else { return None };
+    let q = q_max(format.weight_bits, true) as f32;
+    let mut maxima = vec![0.0f32; n];
+    for row in values.chunks_exact(n.max(1)) {
+        for (m, v) in maxima.iter_mut().zip(row) {
+            *m = m.max(v.abs());
+        }
+    }
+    if format.granularity == Granularity::PerTensor {
+        let all = maxima.iter().fold(0.0f32, |a, b| a.max(*b));
+        maxima.fill(all);
+    }
+    let scales: Vec<f32> = maxima.iter().map(|&m| if m > 0.0 { m / q } else { 1.0 }).collect();
+    let mut codes = Vec::with_capacity(values.len());
+    for row in values.chunks_exact(n.max(1)) {
+        codes.extend(
+            row.iter().zip(&scales).map(|(v, s)| (v / s).round_ties_even().clamp(-q, q) as i8),
+        );
+    }
+    let scale = match format.granularity {
+        Granularity::PerTensor => Scale::Tensor(scales.first().copied().unwrap_or(1.0)),
+        Granularity::PerChannel => Scale::Axis { axis: 1, scales: scales.into() },
+    };
+    let quant = Quant { scale, bits: format.weight_bits, signed: true, flatten: None };
+    Some((Const::i8(value.shape.clone(), &codes), quant))
+}

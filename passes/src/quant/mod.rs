@@ -1,0 +1,15 @@
+//! Quantisation of linear layers, one rewrite a file. In order: [`groups`] finds the linears that
+//! share an input; [`choose`] picks smoothing factors and a threshold for each group from
+//! [`stats`]; [`smooth`] and [`flatten`] rewrite the float graph without changing its values;
+//! [`insert_qdq`] rounds; [`fold_qdq`] and [`fold_quantize`] merge the roundings with their
+//! neighbours.
+
+pub mod choose;
+pub mod flatten;
+pub mod fold_qdq;
+pub mod fold_quantize;
+pub mod groups;
+pub mod insert_qdq;
+pub mod passes;
+pub mod smooth;
+pub mod stats;

@@ -1,0 +1,199 @@
+//! The quantisation rewrites as passes. What was chosen for each group travels as data.
+
+use super::choose::{Choice, Settings, Weights, choose};
+use super::groups::{self, Group, Heads, linear};
+use super::insert_qdq::{Format, Granularity};
+use super::stats::Statistics;
+use super::{flatten, fold_qdq, fold_quantize, insert_qdq, smooth};
+use crate::facts::Facts;
+use crate::rule::{Rule, RulePass};
+use crate::run::{Pass, PassCx, PassError};
+use fqc_ir::{Graph, NodeId, Op, Patch};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The choice for each group, by the name of its input.
+pub type Choices = Arc<BTreeMap<String, Choice>>;
+
+/// Chooses for every group of which there are statistics.
+pub fn choose_all(
+    graph: &Graph,
+    heads: Heads,
+    statistics: &Statistics,
+    settings: &Settings,
+) -> BTreeMap<String, Choice> {
+    let mut choices = BTreeMap::new();
+    for group in groups::find(graph, heads) {
+        let name = &graph.node(group.input).name;
+        let (Some(stats), Some(weights)) = (statistics.get(name), weights(graph, &group)) else {
+            continue;
+        };
+        choices.insert(name.clone(), choose(stats, &weights, settings));
+    }
+    choices
+}
+
+/// The weights of a group side by side.
+fn weights(graph: &Graph, group: &Group) -> Option<Weights> {
+    let mut parts = Vec::new();
+    for &id in &group.linears {
+        let (_, w) = linear(graph, id)?;
+        let Op::Const(value) = &graph.node(w).op else { return None };
+        parts.push((value.shape[1], value.to_f32()?));
+        if value.shape[0] != parts[0].1.len() / parts[0].0.max(1) {
+            return None;
+        }
+    }
+    let n: usize = parts.iter().map(|p| p.0).sum();
+    let k = parts.first().map_or(0, |p| p.1.len() / p.0.max(1));
+    let mut values = Vec::with_capacity(k * n);
+    for row in 0..k {
+        for (columns, part) in &parts {
+            values.extend_from_slice(&part[row * columns..(row + 1) * columns]);
+        }
+    }
+    Some(Weights { k, n, values })
+}
+
+/// Channel smoothing of every chosen group. The values of the graph stay.
+pub struct Smooth {
+    pub heads: Heads,
+    pub choices: Choices,
+}
+
+impl Pass for Smooth {
+    fn name(&self) -> &'static str {
+        "smooth"
+    }
+
+    fn breaks(&self) -> Facts {
+        Facts::CANONICAL
+    }
+
+    fn run(&self, graph: &mut Graph, cx: &mut PassCx) -> Result<(), PassError> {
+        each_group(graph, cx, self.heads, "smooth", |graph, group| {
+            let choice = self.choices.get(&graph.node(group.input).name)?;
+            smooth::smooth(graph, group, &choice.smooth)
+        })
+    }
+}
+
+/// Flattening of every chosen group. The values of the graph stay.
+pub struct Flatten {
+    pub heads: Heads,
+    pub choices: Choices,
+}
+
+impl Pass for Flatten {
+    fn name(&self) -> &'static str {
+        "flatten"
+    }
+
+    fn breaks(&self) -> Facts {
+        Facts::CANONICAL
+    }
+
+    fn run(&self, graph: &mut Graph, cx: &mut PassCx) -> Result<(), PassError> {
+        each_group(graph, cx, self.heads, "flatten", |graph, group| {
+            let (source, _) = insert_qdq::unsmoothed(graph, group.input);
+            let choice = self.choices.get(&graph.node(source).name)?;
+            flatten::flatten(graph, group, choice.threshold, &choice.map)
+        })
+    }
+}
+
+/// Rounds the inputs and weights of every flattened group.
+pub struct InsertQdq {
+    pub choices: Choices,
+    pub activation_bits: u8,
+    pub weight_bits: u8,
+    pub granularity: Granularity,
+}
+
+impl Pass for InsertQdq {
+    fn name(&self) -> &'static str {
+        "insert-qdq"
+    }
+
+    fn breaks(&self) -> Facts {
+        Facts::CANONICAL
+    }
+
+    fn run(&self, graph: &mut Graph, cx: &mut PassCx) -> Result<(), PassError> {
+        for id in graph.topological().ok_or(PassError::Cycle)? {
+            if !matches!(graph.node(id).op, Op::Flatten { .. }) {
+                continue;
+            }
+            let (source, _) = insert_qdq::unsmoothed(graph, graph.operands(id)[0]);
+            let name = graph.node(source).name.clone();
+            let Some(choice) = self.choices.get(&name) else { continue };
+            let format = Format {
+                activation_bits: self.activation_bits,
+                signed: choice.signed,
+                weight_bits: self.weight_bits,
+                granularity: self.granularity,
+            };
+            if let Some(patch) = insert_qdq::insert(graph, id, format) {
+                apply(graph, cx, "insert-qdq", &name, patch)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Products of dequantised values become gemms on codes.
+pub fn fold_qdq() -> RulePass {
+    RulePass {
+        name: "fold-qdq",
+        rules: &[Rule { name: "fold-qdq", find: fold_qdq::fold }],
+        needs: Facts::NONE,
+        gives: Facts::NO_DEAD,
+        breaks: Facts::CANONICAL,
+    }
+}
+
+/// Quantisations go into the node before them.
+pub fn fold_quantize() -> RulePass {
+    RulePass {
+        name: "fold-quantize",
+        rules: &[Rule { name: "fold-quantize", find: fold_quantize::fold }],
+        needs: Facts::NONE,
+        gives: Facts::NONE,
+        breaks: Facts::CANONICAL,
+    }
+}
+
+/// Applies a patch for each group, found once before the first patch.
+fn each_group(
+    graph: &mut Graph,
+    cx: &mut PassCx,
+    heads: Heads,
+    rule: &'static str,
+    find: impl Fn(&Graph, &Group) -> Option<Patch>,
+) -> Result<(), PassError> {
+    for group in groups::find(graph, heads) {
+        if let Some(patch) = find(graph, &group) {
+            let name = graph.node(group.input).name.clone();
+            apply(graph, cx, rule, &name, patch)?;
+        }
+    }
+    Ok(())
+}
+
+fn apply(
+    graph: &mut Graph,
+    cx: &mut PassCx,
+    rule: &'static str,
+    node: &str,
+    patch: Patch,
+) -> Result<Vec<NodeId>, PassError> {
+    if !cx.take_patch() {
+        return Ok(Vec::new());
+    }
+    cx.count(rule);
+    patch.apply(graph).map_err(|error| PassError::Patch {
+        rule,
+        node: node.to_owned(),
+        error: error.to_string(),
+    })
+}

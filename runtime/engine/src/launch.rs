@@ -1,0 +1,257 @@
+//! From a binding to calls: the flat tables of a bound shape, the addresses of one run, and the
+//! call of a kernel. All pointer arithmetic of the runtime is here, and so is the argument why it
+//! stays in bounds: `fqbin::Binding` proved every range against the sizes that the blocks below
+//! are checked to have.
+
+use fqbin::{Arg, Binding, Buffer, Place, Program};
+
+use crate::code::KernelFn;
+use crate::error::{Error, Result};
+use crate::memory::{ALIGN, AlignedBytes};
+use crate::model::Model;
+use crate::pool::{Job, Pool};
+
+/// Which block an argument's address is relative to.
+#[derive(Clone, Copy)]
+enum Base {
+    Input(u32),
+    Output(u32),
+    Arena,
+    Weights,
+}
+
+/// A step with everything looked up.
+struct BoundStep {
+    kernel: KernelFn,
+    /// First argument and first dimension in the flat tables.
+    args: usize,
+    dims: usize,
+    work: i64,
+    grain: i64,
+}
+
+/// A program bound to shapes, ready to run again and again.
+pub(crate) struct Bound {
+    pub(crate) binding: Binding,
+    /// Shapes of the outputs, in order.
+    pub(crate) outputs: Vec<Vec<usize>>,
+    steps: Vec<BoundStep>,
+    args: Vec<(Base, usize)>,
+    dims: Vec<i64>,
+}
+
+impl Bound {
+    pub(crate) fn new(model: &Model, shapes: &[&[usize]]) -> Result<Bound> {
+        let program = model.program();
+        let binding = Binding::new(program, shapes)?;
+        let outputs = program.outputs.iter().map(|port| binding.shape(port)).collect();
+        let mut bound =
+            Bound { binding, outputs, steps: Vec::new(), args: Vec::new(), dims: Vec::new() };
+        for step in &program.steps {
+            let kernel = model.code().kernel(step.kernel.index());
+            let (work, grain) = (bound.binding.value(step.work), bound.binding.value(step.grain));
+            let (args, dims) = (bound.args.len(), bound.dims.len());
+            bound.steps.push(BoundStep { kernel, args, dims, work, grain });
+            for arg in &step.args {
+                let resolved = bound.resolve(program, arg)?;
+                bound.args.push(resolved);
+            }
+            for &dim in &step.dims {
+                bound.dims.push(bound.binding.value(dim));
+            }
+        }
+        Ok(bound)
+    }
+
+    fn resolve(&self, program: &Program, arg: &Arg) -> Result<(Base, usize)> {
+        let buffer = arg.buffer.index();
+        let (base, start) = match program.buffers[buffer].place {
+            Place::Input(n) => (Base::Input(n), 0),
+            Place::Output(n) => (Base::Output(n), 0),
+            Place::Arena { .. } => (Base::Arena, self.binding.arena_offsets[buffer]),
+            Place::Weight { offset, .. } => (Base::Weights, offset),
+        };
+        let offset = start as i128 + self.binding.value(arg.offset) as i128;
+        let offset = usize::try_from(offset)
+            .map_err(|_| Error::Limit(format!("byte offset {offset} does not fit in memory")))?;
+        Ok((base, offset))
+    }
+
+    pub(crate) fn steps(&self) -> usize {
+        self.steps.len()
+    }
+}
+
+/// Memory that a session keeps between runs.
+#[derive(Default)]
+pub(crate) struct Workspace {
+    arena: AlignedBytes,
+    scratch: AlignedBytes,
+    /// Distance between the scratch areas of two threads.
+    stride: usize,
+    /// Addresses of all arguments of the current run.
+    addresses: Addresses,
+}
+
+/// Addresses of one run. They are written before and read during the run only.
+#[derive(Default)]
+struct Addresses(Vec<*mut u8>);
+
+// SAFETY: the addresses are plain numbers between runs; within a run the session that owns them
+// is exclusively borrowed.
+unsafe impl Send for Addresses {}
+
+impl Workspace {
+    /// Grows the blocks to what a binding needs; `max_bytes` bounds their sum.
+    pub(crate) fn reserve(&mut self, bound: &Bound, threads: usize, max_bytes: u64) -> Result<()> {
+        let binding = &bound.binding;
+        let needed = binding.scratch_bytes.checked_next_multiple_of(4096).and_then(|stride| {
+            let all = stride.checked_mul(threads as u64)?.checked_add(binding.arena_bytes)?;
+            (all <= max_bytes).then_some(stride)
+        });
+        let stride = needed.and_then(|s| usize::try_from(s).ok()).ok_or_else(|| {
+            let (arena, scratch) = (binding.arena_bytes, binding.scratch_bytes);
+            Error::Limit(format!(
+                "these shapes need {arena} bytes of memory and {scratch} for each of {threads} \
+                 threads, more than the {max_bytes} allowed"
+            ))
+        })?;
+        if binding.arena_bytes > self.arena.len() as u64 {
+            // The old block goes first, so that both are never held at once.
+            self.arena = AlignedBytes::default();
+            self.arena = AlignedBytes::zeroed(binding.arena_bytes as usize)?;
+        }
+        if stride > self.stride {
+            self.scratch = AlignedBytes::default();
+            self.stride = 0;
+            self.scratch = AlignedBytes::zeroed(stride * threads)?;
+            self.stride = stride;
+        }
+        Ok(())
+    }
+}
+
+/// The caller's memory for one run, one slice a port. Lengths must be those of the binding.
+pub(crate) struct Ports<'a, 'b> {
+    pub(crate) inputs: &'a [&'b [u8]],
+    pub(crate) outputs: &'a mut [&'b mut [u8]],
+}
+
+/// A run in progress: addresses are resolved, steps are launched one by one.
+pub(crate) struct Run<'a> {
+    bound: &'a Bound,
+    addresses: &'a [*mut u8],
+    scratch: *mut u8,
+    stride: usize,
+}
+
+impl<'a> Run<'a> {
+    /// Resolves all addresses. Fails if a block is shorter than the binding says.
+    pub(crate) fn new(
+        model: &'a Model,
+        bound: &'a Bound,
+        workspace: &'a mut Workspace,
+        ports: Ports<'a, '_>,
+    ) -> Result<Run<'a>> {
+        let program = model.program();
+        check_lengths(program, &bound.binding, &ports)?;
+        if (workspace.arena.len() as u64) < bound.binding.arena_bytes
+            || (workspace.stride as u64) < bound.binding.scratch_bytes
+        {
+            return Err(Error::Program("the workspace is smaller than the binding".into()));
+        }
+        let (arena, weights) = (workspace.arena.as_mut_ptr(), model.weights().as_ptr());
+        workspace.addresses.0.clear();
+        for &(base, offset) in &bound.args {
+            let start = match base {
+                Base::Input(n) => ports.inputs[n as usize].as_ptr().cast_mut(),
+                Base::Output(n) => ports.outputs[n as usize].as_mut_ptr(),
+                Base::Arena => arena,
+                Base::Weights => weights.cast_mut(),
+            };
+            // SAFETY: the binding proved that the argument's range lies inside its buffer, the
+            // buffer inside its block, and the blocks have the lengths checked above.
+            workspace.addresses.0.push(unsafe { start.add(offset) });
+        }
+        Ok(Run {
+            bound,
+            addresses: &workspace.addresses.0,
+            scratch: workspace.scratch.as_mut_ptr(),
+            stride: workspace.stride,
+        })
+    }
+
+    /// Launches a step and waits for its end. Returns the kernel's result.
+    pub(crate) fn step(&self, index: usize, pool: &mut Pool) -> i32 {
+        let step = &self.bound.steps[index];
+        let threads = pool.threads() as i64;
+        let share = step.work / (threads * CHUNKS_PER_THREAD);
+        let chunk = if threads == 1 {
+            step.work
+        } else {
+            // A whole number of grains, so that tiles are not cut.
+            (share.max(1) - 1) / step.grain * step.grain + step.grain
+        };
+        let shared = Shared { run: self, step };
+        let call = |thread: usize, begin: i64, end: i64| shared.call(thread, begin, end);
+        pool.run(Job { call: &call, work: step.work, chunk: chunk.max(1) })
+    }
+
+    /// The bytes of the buffer that an argument of a step lies in, between steps.
+    pub(crate) fn buffer_of(&self, step: usize, arg: usize, bound_arg: &Arg, buffer: &Buffer) -> &[u8] {
+        let binding = &self.bound.binding;
+        let offset = binding.value(bound_arg.offset) as usize;
+        let len = match buffer.place {
+            Place::Weight { len, .. } => len as usize,
+            _ => binding.buffer_bytes[bound_arg.buffer.index()] as usize,
+        };
+        let address = self.addresses[self.bound.steps[step].args + arg];
+        // SAFETY: the address is `offset` bytes into a buffer of `len` bytes, all initialised
+        // (blocks are zeroed when made), and no kernel runs while `self` is borrowed here.
+        unsafe { std::slice::from_raw_parts(address.sub(offset), len) }
+    }
+}
+
+/// Chunks that a thread gets on average, so that a late one costs a part of its share only.
+const CHUNKS_PER_THREAD: i64 = 4;
+
+/// What the threads of one step share.
+struct Shared<'a> {
+    run: &'a Run<'a>,
+    step: &'a BoundStep,
+}
+
+// SAFETY: the pointers are read only, and the memory behind them is split between calls by the
+// kernel's contract: ranges of work items that do not meet write different bytes, and each thread
+// has its own scratch area.
+unsafe impl Sync for Shared<'_> {}
+
+impl Shared<'_> {
+    fn call(&self, thread: usize, begin: i64, end: i64) -> i32 {
+        let (run, step) = (self.run, self.step);
+        let bufs = run.addresses[step.args..].as_ptr();
+        let dims = run.bound.dims[step.dims..].as_ptr();
+        // SAFETY: `reserve` made `threads` areas of `stride` bytes, and `thread` is below that.
+        let scratch = unsafe { run.scratch.add(thread * run.stride) };
+        // SAFETY: the arguments are as the kernel's contract says: addresses of ranges that the
+        // binding proved, the step's dimensions, a range inside `[0, work)`, and a scratch area
+        // of this thread alone. The code itself is trusted by whoever loaded the model.
+        unsafe { (step.kernel)(bufs, dims, begin, end, scratch) }
+    }
+}
+
+fn check_lengths(program: &Program, binding: &Binding, ports: &Ports<'_, '_>) -> Result<()> {
+    let same = |bytes: usize, port: &fqbin::Port| {
+        binding.buffer_bytes[port.buffer.index()] == bytes as u64
+    };
+    let inputs = program.inputs.len() == ports.inputs.len()
+        && program.inputs.iter().zip(ports.inputs).all(|(p, i)| same(i.len(), p));
+    let outputs = program.outputs.len() == ports.outputs.len()
+        && program.outputs.iter().zip(ports.outputs.iter()).all(|(p, o)| same(o.len(), p));
+    match inputs && outputs {
+        true => Ok(()),
+        false => Err(Error::Program("tensors have other lengths than the binding".into())),
+    }
+}
+
+const _: () = assert!(fqbin::ARENA_ALIGN as usize == ALIGN);
