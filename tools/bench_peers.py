@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """all-MiniLM-L6-v2 on ONNX Runtime, OpenVINO and fqc, side by side on this machine.
 
-usage: bench_peers.py CACHE [--fqc BINARY --fqbin MODEL] [--threads 2] [--rounds 5] [--save FILE]
+usage: bench_peers.py CACHE [--fqc BINARY] [--threads 2] [--rounds 5] [--save FILE]
 Each peer lives in a process of its own. The tools take turns, round after round, so that a change
 of the machine's speed meets all of them alike. Prints a table a shape with median and spread in
 milliseconds over all rounds, and the ratio of each median to fqc's (above 1: fqc is faster).
@@ -65,7 +65,13 @@ class Peer:
 
 
 class Fqc:
-    def __init__(self, binary, model, threads):
+    def __init__(self, binary, cache, threads):
+        model = cache / "peers/minilm.fqbin"
+        model.parent.mkdir(parents=True, exist_ok=True)
+        source = cache / "models/minilm"
+        compile_ = [binary, "compile", source / "model.onnx", "-o", model]
+        compile_ += ["--calib", cache / "text/emma.txt", "--tokenizer", source / "tokenizer.json"]
+        subprocess.run(compile_, check=True)
         self.command = [binary, "bench", model, "--threads", str(threads), "--json"]
 
     def turn(self, shape, seconds):
@@ -144,7 +150,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", type=pathlib.Path)
     parser.add_argument("--fqc", help="the fqc binary")
-    parser.add_argument("--fqbin", help="the model compiled by fqc")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one turn")
@@ -162,8 +167,8 @@ def main():
             tools[name] = Peer(name, args.cache, args.threads)
         except EOFError:
             print(f"{name}: does not start here and is left out")
-    if args.fqc and args.fqbin:
-        tools["fqc"] = Fqc(args.fqc, args.fqbin, args.threads)
+    if args.fqc:
+        tools["fqc"] = Fqc(args.fqc, args.cache, args.threads)
     print(f"{about['cpu']}, {about['cores']} cores, {' '.join(about['flags'])}, "
           f"{args.threads} threads, load {about['load']:.1f}")
     figures = measure(tools, args.shapes, args.rounds, args.seconds)

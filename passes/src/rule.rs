@@ -23,7 +23,7 @@ pub struct RulePass {
     pub breaks: Facts,
 }
 
-impl Pass for RulePass {
+impl Pass for &RulePass {
     fn name(&self) -> &'static str {
         self.name
     }

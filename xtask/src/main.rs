@@ -11,6 +11,7 @@ mod suite;
 mod system;
 
 use anyhow::{Result, bail};
+use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
@@ -20,13 +21,27 @@ usage: cargo xtask COMMAND
   fetch [THING]...     minilm, smollm2, austen, onnx-node-tests or all (the default)
   golden [--bless]     outputs of ONNX Runtime for the test models; --bless renews the committed ones
   onnx-cases           renew tests/onnx/transformer-cases.txt
-  peers [OPTION]...    benchmark beside ONNX Runtime and OpenVINO; options of tools/bench_peers.py
+  peers [OPTION]...    benchmark beside ONNX Runtime and OpenVINO: --save, --no-fqc, and those of
+                       tools/bench_peers.py
   system               install the system packages that the build needs
 
 Everything fetched lies under .cache of the repository, or under $FQC_CACHE.
 ";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!(
+                "error: {}",
+                error.chain().map(|e| e.to_string()).collect::<Vec<_>>().join(": ")
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
@@ -42,6 +57,8 @@ fn main() -> Result<()> {
             print!("{USAGE}");
             Ok(())
         }
-        [other, ..] => bail!("`{other}` is no command of xtask, or has other options\n{USAGE}"),
+        [other, ..] => {
+            bail!("`{other}` is no command of xtask, or has other options; see `cargo xtask help`")
+        }
     }
 }

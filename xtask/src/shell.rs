@@ -53,16 +53,6 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command to its end and returns what it wrote to its standard output.
-pub fn output(command: &mut Command) -> Result<String> {
-    command.stderr(std::process::Stdio::inherit());
-    let output = command.output().with_context(|| format!("cannot start {}", text(command)))?;
-    if !output.status.success() {
-        bail!("{} ended with {}", text(command), output.status);
-    }
-    String::from_utf8(output.stdout).with_context(|| format!("{} printed no text", text(command)))
-}
-
 fn text(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<_> = words.map(|w| w.to_string_lossy()).collect();

@@ -519,10 +519,41 @@ impl<'m, 'c> Builder<'m, 'c> {
         self.call("llvm.masked.load", &[ty, ptr.get_type()], &[ptr, mask, other])
     }
 
-    /// Stores the lanes under `mask`; nothing else is touched.
+    /// Stores the lanes under `mask`; nothing else is touched. Not for narrowed integers with a
+    /// constant mask: LLVM 22 folds the truncation into the store and, where one lane is left,
+    /// writes it in its width from before. [`Builder::store_first`] is right there.
     pub fn masked_store(&self, value: Val<'c>, ptr: Val<'c>, mask: Val<'c>) {
         let types = [value.get_type(), ptr.get_type()];
         self.call_void("llvm.masked.store", &types, &[value, ptr, mask]);
+    }
+
+    /// Stores the first `count` lanes in pieces of a power of two; nothing else is touched.
+    pub fn store_first(&self, value: Val<'c>, ptr: Val<'c>, count: u32) {
+        let bits = self.elem_bits(value);
+        let mut done = 0;
+        while done < count {
+            let piece = 1 << (count - done).ilog2();
+            let lanes = match piece {
+                1 => self.extract(value, done),
+                _ => self.slice(value, done, piece),
+            };
+            let to = self.offset(ptr, self.i64c(i64::from(done * bits / 8)));
+            self.store(lanes, to, bits / 8);
+            done += piece;
+        }
+    }
+
+    /// Width of an integer or float element.
+    fn elem_bits(&self, value: Val<'c>) -> u32 {
+        let ty = match value.get_type() {
+            BasicTypeEnum::VectorType(ty) => ty.get_element_type(),
+            ty => ty,
+        };
+        match ty {
+            BasicTypeEnum::IntType(ty) => ty.get_bit_width(),
+            BasicTypeEnum::FloatType(ty) => ty.get_bit_width(),
+            other => panic!("{other} has no fixed width"),
+        }
     }
 
     /// Asks for the cache line at `ptr` into L1 (`locality` 3) or L2 (2) for reading.

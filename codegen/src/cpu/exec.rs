@@ -1,10 +1,14 @@
 //! Runs a blob in this process: for tests of emitters and for timing kernels where they are made.
 //! Inference goes through the runtime, never through here.
 
+use std::arch::asm;
+use std::arch::x86_64::__cpuid_count;
+
 use memmap2::{Mmap, MmapMut};
 
 use super::CpuError;
 use super::object::Blob;
+use super::target::Level;
 
 /// The signature of every kernel.
 pub type KernelFn = unsafe extern "C" fn(
@@ -14,6 +18,55 @@ pub type KernelFn = unsafe extern "C" fn(
     end: i64,
     scratch: *mut u8,
 ) -> i32;
+
+/// Whether this machine can run code of `level`. For AMX it asks the kernel for the tile registers,
+/// which the process then has for good.
+pub fn available(level: Level) -> bool {
+    let avx2 = std::arch::is_x86_feature_detected!("avx2")
+        && std::arch::is_x86_feature_detected!("fma")
+        && std::arch::is_x86_feature_detected!("f16c")
+        && std::arch::is_x86_feature_detected!("bmi2");
+    let avx512 = || {
+        std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512cd")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512vl")
+            && std::arch::is_x86_feature_detected!("avx512vnni")
+    };
+    match level {
+        Level::Avx2 => avx2,
+        Level::Avx512Vnni => avx2 && avx512(),
+        Level::AmxInt8 => avx2 && avx512() && has_amx() && tiles_permitted(),
+    }
+}
+
+/// AMX-TILE, AMX-INT8 and AMX-BF16, and AVX-512 BF16 beside them.
+fn has_amx() -> bool {
+    const TILE_INT8_BF16: u32 = 1 << 24 | 1 << 25 | 1 << 22;
+    __cpuid_count(7, 0).edx & TILE_INT8_BF16 == TILE_INT8_BF16
+        && std::arch::is_x86_feature_detected!("avx512bf16")
+}
+
+/// Asks Linux for tile data (`arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`).
+fn tiles_permitted() -> bool {
+    const SYS_ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+    const XFEATURE_XTILEDATA: i64 = 18;
+    let status: i64;
+    // SAFETY: the call takes two integers, touches no memory of ours, and clobbers what is named.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") SYS_ARCH_PRCTL => status,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    status == 0
+}
 
 /// A blob mapped as executable memory.
 pub struct Mapped {

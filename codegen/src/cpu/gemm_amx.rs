@@ -65,6 +65,23 @@ impl TileOps for Native {
     }
 }
 
+/// Four dot products a work item, between registers.
+pub(super) fn emit_peak(b: &Builder<'_, '_>, ops: &impl TileOps) {
+    ops.configure(b, b.scratch(), b.i64c(HEIGHT));
+    for tile in 0..8 {
+        ops.load(b, tile, b.offset(b.scratch(), b.i64c(64)), b.i64c(64));
+    }
+    b.for_range(b.begin(), b.end(), 1, |_| {
+        for sum in 0..4 {
+            ops.dot(b, sum, 4 + sum / 2, 6 + sum % 2);
+        }
+    });
+    for sum in 0..4 {
+        ops.store(b, sum, b.offset(b.scratch(), b.i64c(64)), b.i64c(64));
+    }
+    ops.release(b);
+}
+
 /// The AMX form of a kernel.
 pub(super) struct Amx<'g, 'k, 'm, 'c, O> {
     gemm: &'g Gemm<'k, 'm, 'c>,
@@ -83,7 +100,8 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
             ops,
             left_stride: gemm.stride_bytes(gemm.desc.row_stride, 1),
             start: gemm.start.expect("a gemm of codes has a table of first accumulators"),
-            height: b.smin(gemm.rows, b.i64c(HEIGHT)),
+            // Tiles without rows are no valid configuration; a call without rows has no items.
+            height: b.smax(b.smin(gemm.rows, b.i64c(HEIGHT)), b.i64c(1)),
         }
     }
 

@@ -15,7 +15,9 @@ use super::gemm::{Gemm, Tile};
 struct Lane<'c> {
     /// First column within the panel.
     first: u32,
-    /// Set where only some of the lanes exist.
+    /// Lanes that exist.
+    count: u32,
+    /// Set where these are not all.
     mask: Option<Val<'c>>,
 }
 
@@ -84,9 +86,9 @@ impl<'c> Gemm<'_, '_, 'c> {
         (0..at.columns.count)
             .step_by(lanes as usize)
             .map(|first| {
-                let count = at.columns.count - first;
+                let count = lanes.min(at.columns.count - first);
                 let mask = (count < lanes).then(|| b.mask_first(b.i64c(i64::from(count)), lanes));
-                Lane { first, mask }
+                Lane { first, count, mask }
             })
             .collect()
     }
@@ -105,7 +107,7 @@ impl<'c> Gemm<'_, '_, 'c> {
 
     fn store(&self, value: Val<'c>, to: Val<'c>, lane: Lane<'c>, align: u32) {
         match lane.mask {
-            Some(mask) => self.b.masked_store(value, to, mask),
+            Some(_) => self.b.store_first(value, to, lane.count),
             None => self.b.store(value, to, align),
         }
     }

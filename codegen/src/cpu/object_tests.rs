@@ -4,7 +4,7 @@ use inkwell::context::Context;
 
 use super::CpuError;
 use super::build::Code;
-use super::exec::Mapped;
+use super::exec::{self, Mapped};
 use super::target::Level;
 
 /// `y[i] = x[i] * 2 + [0, 1, 2, …]` over work items of one element, vectors with a masked tail.
@@ -29,7 +29,7 @@ fn scale_kernel(code: &Code<'_>) -> Result<(), CpuError> {
 
 #[test]
 fn a_blob_runs_where_it_is_mapped() {
-    for level in [Level::Avx2, Level::Avx512Vnni] {
+    for level in Level::ALL.into_iter().filter(|&level| exec::available(level)) {
         let context = Context::create();
         let code = Code::new(&context, "t", level).unwrap();
         scale_kernel(&code).unwrap();

@@ -1,1 +1,21 @@
-//! Under construction.
+//! The compiler as one program: what each command does, and the pipeline that `compile` runs.
+//!
+//! Reading order: [`pipeline`] (the whole way, top to bottom), [`settings`], [`calibrate`],
+//! [`data`], [`report`], then [`cmd`], one file a command.
+
+#![forbid(unsafe_code)]
+
+pub mod calibrate;
+pub mod cmd;
+pub mod data;
+pub mod exit;
+pub mod interrupt;
+pub mod key;
+pub mod metrics;
+pub mod npz;
+pub mod pipeline;
+pub mod progress;
+pub mod report;
+pub mod settings;
+
+pub use exit::{Exit, Failure};

@@ -96,7 +96,7 @@ pub(crate) struct Builder {
 impl Builder {
     pub fn new(name: &str) -> Self {
         Builder {
-            graph: Graph::new(safe_name(name)),
+            graph: Graph::new(node_name(name)),
             origin: Arc::from(""),
             stem: String::new(),
             fresh: Vec::new(),
@@ -107,19 +107,19 @@ impl Builder {
     /// What follows belongs to the ONNX node `origin`, whose first output is `output`.
     pub fn begin(&mut self, origin: &str, output: &str) {
         self.origin = Arc::from(shown(origin));
-        self.stem = safe_name(output);
+        self.stem = node_name(output);
         self.fresh.clear();
     }
 
     /// Gives a value its ONNX name, and its node too if the current ONNX node made it.
     pub fn name(&mut self, v: &V, name: &str) {
-        if v.name.set(safe_name(name)).is_err() {
+        if v.name.set(node_name(name)).is_err() {
             return;
         }
         let Some(id) = v.made() else { return };
         if let Some(i) = self.fresh.iter().position(|&f| f == id) {
             self.fresh.swap_remove(i);
-            let free = self.free_name(&safe_name(name));
+            let free = self.free_name(&node_name(name));
             self.graph.rename(id, &free);
         }
     }
@@ -179,7 +179,7 @@ impl Builder {
     pub fn input(&mut self, name: &str, ty: Type) -> Res<V> {
         check_type(&ty)?;
         self.begin(name, name);
-        let id = self.push(&safe_name(name), Op::Input(ty.clone()), &[])?;
+        let id = self.push(&node_name(name), Op::Input(ty.clone()), &[])?;
         Ok(Val::new(ty, Source::Node(id)))
     }
 
@@ -485,15 +485,9 @@ impl Builder {
     }
 }
 
-/// A name that the IR's text can hold: letters, digits, `_`, `.`, `/`, `:` and `-`.
-pub(crate) fn safe_name(name: &str) -> String {
-    let keep = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
-    let mut out: String =
-        name.chars().take(200).map(|c| if keep(c) { c } else { '_' }).collect();
-    if out.is_empty() {
-        out.push('_');
-    }
-    out
+/// A name for a node: never empty, never endless. The IR's text quotes what is unusual in it.
+fn node_name(name: &str) -> String {
+    if name.is_empty() { "_".to_owned() } else { name.chars().take(400).collect() }
 }
 
 fn check_type(ty: &Type) -> Res<()> {

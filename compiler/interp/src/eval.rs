@@ -77,8 +77,8 @@ impl Run<'_> {
     /// The bytes of the node's value, if there is room for them.
     fn room(&self, id: NodeId) -> Res<u64> {
         let shape = node_shape(self.graph, id, &self.binding)?;
-        let bytes = count(&shape)
-            .map_or(u64::MAX, |n| value_bytes(self.graph.node(id).ty.elem, n as u64));
+        let bytes =
+            count(&shape).map_or(u64::MAX, |n| value_bytes(self.graph.node(id).ty.elem, n as u64));
         let need = self.live.saturating_add(bytes);
         if need > self.live_bytes {
             return Err(OpError::Memory { need, limit: self.live_bytes });
@@ -101,7 +101,7 @@ impl Run<'_> {
         let node = self.graph.node(id);
         if let (Op::Const(c), false) = (&node.op, self.values.contains_key(&id)) {
             self.room(id).map_err(|e| self.at(id, e))?;
-            self.keep(id, Tensor::from_const(c).with_quant(node.ty.quant.clone()))?;
+            self.keep(id, Tensor::from_const(c))?;
             observer(id, &self.values[&id].0);
         }
         Ok(())
@@ -117,9 +117,9 @@ impl Run<'_> {
         for &operand in &ids {
             self.load(operand, observer)?;
         }
-        self.room(id).map_err(|e| self.at(id, e))?;
         let operands: Vec<&Tensor> = ids.iter().map(|o| &self.values[o].0).collect();
-        let value = eval_node_within(&node.op, &operands, &self.binding, u64::MAX)
+        let room = self.live_bytes - self.live;
+        let value = eval_node_within(&node.op, &operands, &self.binding, room)
             .and_then(|value| self.check(id, value))
             .map_err(|e| self.at(id, e))?;
         for operand in ids {

@@ -26,6 +26,9 @@ pub fn eval_node_within(
     binding: &Binding,
     limit: u64,
 ) -> Result<Tensor, OpError> {
+    if let Some(x) = operands.iter().find(|x| count(x.shape()).is_none()) {
+        return Err(OpError::invalid(format!("the sizes {:?} overflow", x.shape())));
+    }
     let op = bind_op(op, binding)?;
     let types: Vec<_> = operands.iter().map(|t| t.ty()).collect();
     let ty = infer::infer(&op, &types.iter().collect::<Vec<_>>())
@@ -37,7 +40,11 @@ pub fn eval_node_within(
     if need > limit {
         return Err(OpError::Memory { need, limit });
     }
-    let data = compute(&op, operands, ty.elem, &shape)?;
+    // With nothing to compute, no loop need care for sizes of zero beside large ones.
+    let data = match need {
+        0 => Data::empty(ty.elem),
+        _ => compute(&op, operands, ty.elem, &shape)?,
+    };
     let found = data.len();
     Tensor::new(ty.elem, shape, data)
         .map(|t| t.with_quant(ty.quant.clone()))
@@ -104,8 +111,8 @@ fn compute(op: &Op, x: &[&Tensor], elem: Elem, shape: &[usize]) -> Res<Data> {
             quant::quantize(&like(x[0], y)?, out)?
         }
         Op::PointwiseQuantize { expr, out } => {
-            let types: Vec<_> = x.iter().map(|t| t.shape()).collect();
-            let wide = math::broadcast_shapes(&types)?;
+            let shapes: Vec<_> = x.iter().map(|t| t.shape()).collect();
+            let wide = math::broadcast_shapes(&shapes)?;
             quant::quantize(&math::pointwise(expr, x, &wide)?, out)?
         }
     })

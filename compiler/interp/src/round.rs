@@ -9,11 +9,8 @@ fn to_odd(x: f64) -> f32 {
     if f64::from(near) == x || x.is_nan() {
         return near;
     }
-    let toward_zero = if f64::from(near).abs() > x.abs() {
-        near.to_bits() - 1
-    } else {
-        near.to_bits()
-    };
+    let toward_zero =
+        if f64::from(near).abs() > x.abs() { near.to_bits() - 1 } else { near.to_bits() };
     f32::from_bits(toward_zero | 1)
 }
 

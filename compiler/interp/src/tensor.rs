@@ -91,7 +91,9 @@ impl Data {
             Elem::I64 => Data::I64(values.map(|v| v as i64).collect()),
             Elem::U64 => Data::U64(values.map(|v| v as u64).collect()),
             Elem::F32 => Data::F32(values.map(|v| v as f32).collect()),
-            Elem::F16 | Elem::BF16 | Elem::F64 => Data::from_floats(elem, values.map(|v| v as f64)),
+            Elem::F16 => Data::F16(values.map(|v| round::to_f16(v as f64)).collect()),
+            Elem::BF16 => Data::BF16(values.map(|v| round::to_bf16(v as f64)).collect()),
+            Elem::F64 => Data::F64(values.map(|v| v as f64).collect()),
         }
     }
 
@@ -334,10 +336,10 @@ impl Tensor {
             Elem::F32 => read!(F32, f32),
             Elem::F64 => read!(F64, f64),
         };
-        Tensor { elem: c.elem, shape: c.shape.clone(), quant: None, data }
+        Tensor { elem: c.elem, shape: c.shape.clone(), quant: c.quant.clone(), data }
     }
 
-    /// The same as a constant; the quantisation is the type's affair and is left behind.
+    /// The same as a constant.
     pub fn to_const(&self) -> Const {
         let bytes: Vec<u8> = match &self.data {
             Data::Bool(v) => v.iter().map(|&v| u8::from(v)).collect(),
@@ -356,7 +358,11 @@ impl Tensor {
             Data::F32(v) => v.iter().flat_map(|v| v.to_le_bytes()).collect(),
             Data::F64(v) => v.iter().flat_map(|v| v.to_le_bytes()).collect(),
         };
-        Const::new(self.elem, self.shape.clone(), bytes).expect("the elements fill the shape")
+        let c = Const::new(self.elem, self.shape.clone(), bytes).expect("the elements fill it");
+        match &self.quant {
+            Some(quant) => c.with_quant(quant.clone()),
+            None => c,
+        }
     }
 }
 
@@ -365,12 +371,11 @@ pub(crate) fn value_bytes(elem: Elem, count: u64) -> u64 {
     count.saturating_mul(u64::from(elem.bits().max(8) / 8))
 }
 
-/// The number of elements; `None` beyond the address space.
+/// The number of elements; `None` if any part of the product leaves the address space.
 pub(crate) fn count(shape: &[usize]) -> Option<usize> {
-    if shape.contains(&0) {
-        return Some(0);
-    }
-    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+    let all = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
+    isize::try_from(all).ok()?;
+    Some(if shape.contains(&0) { 0 } else { all })
 }
 
 fn pack_nibbles(codes: impl Iterator<Item = u8>) -> Vec<u8> {

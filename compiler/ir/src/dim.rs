@@ -294,7 +294,13 @@ impl fmt::Display for Dim {
         let constant = self.terms.get([].as_slice());
         let symbolic = self.terms.iter().filter(|(atoms, _)| !atoms.is_empty());
         for (i, (atoms, k)) in symbolic.enumerate() {
-            let sign = if *k < 0 { "-" } else if i > 0 { "+" } else { "" };
+            let sign = if *k < 0 {
+                "-"
+            } else if i > 0 {
+                "+"
+            } else {
+                ""
+            };
             f.write_str(sign)?;
             if k.unsigned_abs() != 1 {
                 write!(f, "{}*", k.unsigned_abs())?;
@@ -328,7 +334,10 @@ mod tests {
         assert_eq!(left, right);
         assert_eq!(left.to_string(), "b*s+s");
         assert_eq!((left.clone() - right).as_const(), Some(0));
-        assert_eq!((b.clone() * s.clone() * Dim::from(384i64)).exact_div(&s), Some(b * 384i64.into()));
+        assert_eq!(
+            (b.clone() * s.clone() * Dim::from(384i64)).exact_div(&s),
+            Some(b * 384i64.into())
+        );
         assert_eq!(s.floor_div(&2i64.into()).to_string(), "div(s,2)");
         assert_eq!(left.eval(&|n| Some(if n == "b" { 2 } else { 5 })), Some(15));
     }

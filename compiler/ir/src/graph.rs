@@ -64,8 +64,7 @@ impl Graph {
         let ty = infer::infer(&op, &types)?;
         let name = self.unique(&name.into());
         let is_input = matches!(op, Op::Input(_));
-        let node =
-            Node { op, name: name.clone(), ty, origin: Vec::new(), stamp: self.next_stamp };
+        let node = Node { op, name: name.clone(), ty, origin: Vec::new(), stamp: self.next_stamp };
         self.next_stamp += 1;
         let id = NodeId(self.inner.add_node(node));
         for (slot, operand) in operands.iter().enumerate() {

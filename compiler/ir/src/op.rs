@@ -73,26 +73,60 @@ pub enum Op {
     Broadcast(Shape),
     /// `out[i] = in[start + i * step]` along each axis, `len` elements. All operands of the axis
     /// lists have the rank of the input.
-    Slice { start: Vec<Dim>, len: Vec<Dim>, step: Vec<i64> },
-    Concat { axis: usize },
+    Slice {
+        start: Vec<Dim>,
+        len: Vec<Dim>,
+        step: Vec<i64>,
+    },
+    Concat {
+        axis: usize,
+    },
     /// Operands: x, and for `Constant` a scalar fill value of x's type.
-    Pad { before: Vec<Dim>, after: Vec<Dim>, mode: PadMode },
+    Pad {
+        before: Vec<Dim>,
+        after: Vec<Dim>,
+        mode: PadMode,
+    },
 
     // Indexed; indices are i64 or i32, negative ones count from the end.
     /// ONNX Gather: operands data, indices.
-    Gather { axis: usize },
-    GatherElements { axis: usize },
-    GatherNd { batch_dims: usize },
+    Gather {
+        axis: usize,
+    },
+    GatherElements {
+        axis: usize,
+    },
+    GatherNd {
+        batch_dims: usize,
+    },
     /// Operands data, indices, updates.
-    ScatterElements { axis: usize, reduction: ScatterOp },
-    ScatterNd { reduction: ScatterOp },
+    ScatterElements {
+        axis: usize,
+        reduction: ScatterOp,
+    },
+    ScatterNd {
+        reduction: ScatterOp,
+    },
 
     // Reductions along axes.
-    Reduce { op: ReduceOp, axes: Vec<usize>, keep_dims: bool },
+    Reduce {
+        op: ReduceOp,
+        axes: Vec<usize>,
+        keep_dims: bool,
+    },
     /// Index of the largest (`largest`) or smallest element, i64; ties go to the first, or to the
     /// last if `last`.
-    ArgReduce { axis: usize, keep_dims: bool, largest: bool, last: bool },
-    CumSum { axis: usize, exclusive: bool, reverse: bool },
+    ArgReduce {
+        axis: usize,
+        keep_dims: bool,
+        largest: bool,
+        last: bool,
+    },
+    CumSum {
+        axis: usize,
+        exclusive: bool,
+        reverse: bool,
+    },
 
     // Linear algebra and the transformer's own.
     /// NumPy matmul of two values of rank >= 2, batch axes broadcast; floats, or integers with a
@@ -101,9 +135,13 @@ pub enum Op {
     /// Along the last axis.
     Softmax,
     /// Over the last axis: operands x, gamma, optionally beta.
-    LayerNorm { epsilon: f32 },
+    LayerNorm {
+        epsilon: f32,
+    },
     /// Over the last axis: operands x, gamma.
-    RmsNorm { epsilon: f32 },
+    RmsNorm {
+        epsilon: f32,
+    },
     /// Rotary embedding, halves rotated: `x * cos + concat(-x2, x1) * sin` with x1, x2 the halves of
     /// the last axis. Operands x, cos, sin; the last two broadcast to x.
     Rope,
@@ -111,13 +149,19 @@ pub enum Op {
     /// scaled scores and broadcasts to \[b,h,s,t\]; h is a multiple of g, head i reads group
     /// `i / (h/g)`. Result \[b,h,s,e\]. `causal` hides key j from query i where j > i + t - s. A row
     /// without any visible key gives zeros if `causal` hid them.
-    Attention { scale: f32, causal: bool },
+    Attention {
+        scale: f32,
+        causal: bool,
+    },
 
     // Quantisation.
     /// Real slices of large channels: operand x \[.., base\], result \[.., padded\]. Channel `(j, k)`
     /// holds `sgn(x) * min(max(|x| - (k-1) * threshold, 0), threshold)`, except that the last copy of a
     /// channel is not cut off, so that the sum over the copies is x exactly.
-    Flatten { threshold: f32, map: Arc<FlattenMap> },
+    Flatten {
+        threshold: f32,
+        map: Arc<FlattenMap>,
+    },
     /// f32 \[.., K\] to codes (i8 \[.., K̂\]), quantisation in the type.
     Quantize(Arc<Quantizer>),
     /// Codes to f32, each element by its scale; keeps the (flattened) shape.
@@ -126,15 +170,27 @@ pub enum Op {
     /// extra operands (f32, of shape \[N\], or of the result's shape). Epilogue argument 0 is the
     /// accumulator: f32, or for codes `(acc as f32) * (s_x * s_w[o])`; the others follow. Without
     /// `out` the result is f32 \[.., N\]; with it, its codes.
-    Gemm { epilogue: Expr, out: Option<Arc<Quantizer>> },
+    Gemm {
+        epilogue: Expr,
+        out: Option<Arc<Quantizer>>,
+    },
     /// The bare integer accumulator of a quantised linear layer: operands x codes, w codes; i32.
     GemmAccumulate,
     /// `Quantize` of `LayerNorm` in one pass.
-    LayerNormQuantize { epsilon: f32, out: Arc<Quantizer> },
+    LayerNormQuantize {
+        epsilon: f32,
+        out: Arc<Quantizer>,
+    },
     /// `Quantize` of `RmsNorm` in one pass.
-    RmsNormQuantize { epsilon: f32, out: Arc<Quantizer> },
+    RmsNormQuantize {
+        epsilon: f32,
+        out: Arc<Quantizer>,
+    },
     /// `Quantize` of `Pointwise` in one pass.
-    PointwiseQuantize { expr: Expr, out: Arc<Quantizer> },
+    PointwiseQuantize {
+        expr: Expr,
+        out: Arc<Quantizer>,
+    },
 }
 
 impl Op {

@@ -67,7 +67,9 @@ pub enum Extra {
 pub enum GemmInput {
     F32,
     /// Codes as bytes: `code + 128` if signed, else the code itself.
-    Codes { signed: bool },
+    Codes {
+        signed: bool,
+    },
 }
 
 /// What a gemm writes.
@@ -78,7 +80,9 @@ pub enum GemmOutput {
     I32,
     /// Codes as bytes, one digit a column: `digit = sgn(c) * clamp(|c| - lo[o], 0, q_max)` with
     /// `c = wide_code(y * inverse[o])`. Two more operands: `inverse` f32 \[N\], `lo` f32 \[N\].
-    Codes { signed: bool },
+    Codes {
+        signed: bool,
+    },
 }
 
 /// A linear layer. Arguments: a \[M, K\] (last stride 1), w (packed, see `fqc-kernels`), then for codes
@@ -128,33 +132,66 @@ pub enum Kernel {
     /// All arguments and the result have the result's shape (broadcast: stride 0).
     Pointwise(Expr),
     /// Argument \[keep.., reduced..\], result \[keep..\]; `keep` is the number of kept axes.
-    Reduce { op: ReduceOp, keep: usize },
+    Reduce {
+        op: ReduceOp,
+        keep: usize,
+    },
     /// Argument \[keep.., n\], result i64 \[keep..\].
-    ArgReduce { largest: bool, last: bool },
+    ArgReduce {
+        largest: bool,
+        last: bool,
+    },
     /// Along the last axis of both.
-    CumSum { exclusive: bool, reverse: bool },
+    CumSum {
+        exclusive: bool,
+        reverse: bool,
+    },
     /// Along the last axis of both.
     Softmax,
     /// Arguments x \[rows.., n\], gamma \[n\], for `Layer` beta \[n\], then the tables of `quantize`;
     /// results: f32 \[rows.., n\] if `float`, then codes \[rows.., padded\] if `quantize`.
-    Norm { kind: NormKind, epsilon: f32, float: bool, quantize: Option<RowQuantize> },
+    Norm {
+        kind: NormKind,
+        epsilon: f32,
+        float: bool,
+        quantize: Option<RowQuantize>,
+    },
     /// Arguments of the expression as views \[rows.., base\], then the tables; result codes
     /// \[rows.., padded\].
-    Quantize { expr: Expr, quantize: RowQuantize },
+    Quantize {
+        expr: Expr,
+        quantize: RowQuantize,
+    },
     /// Arguments q \[b,h,s,d\], k \[b,g,t,d\], v \[b,g,t,e\] and, if `mask`, f32 \[b,h,s,t\] (broadcast
     /// by stride 0); result \[b,h,s,e\]. Last strides of q, k, v and the result are 1.
-    Attention { scale: f32, causal: bool, mask: bool },
+    Attention {
+        scale: f32,
+        causal: bool,
+        mask: bool,
+    },
     /// Arguments data \[pre.., n, post..\], indices \[idx..\]; result \[pre.., idx.., post..\]; `axis` is
     /// the number of pre axes, `index_rank` that of index axes.
-    Gather { axis: usize, index_rank: usize },
+    Gather {
+        axis: usize,
+        index_rank: usize,
+    },
     /// Arguments data, indices of the result's shape; along `axis`.
-    GatherElements { axis: usize },
+    GatherElements {
+        axis: usize,
+    },
     /// Arguments data (contiguous), indices \[batch.., idx.., depth\]; result \[batch.., idx.., post..\].
-    GatherNd { batch_dims: usize },
+    GatherNd {
+        batch_dims: usize,
+    },
     /// Arguments indices, updates; the result already holds the data.
-    ScatterElements { axis: usize, op: ScatterOp },
+    ScatterElements {
+        axis: usize,
+        op: ScatterOp,
+    },
     /// Arguments indices \[idx.., depth\], updates; the result already holds the data.
-    ScatterNd { op: ScatterOp },
+    ScatterNd {
+        op: ScatterOp,
+    },
     /// Result i64 \[n\] = 0, 1, ….
     Iota,
     /// Result i64 \[values.len()\].
@@ -221,12 +258,7 @@ pub fn row_major(shape: &[Dim]) -> Vec<Dim> {
 impl View {
     /// All of a buffer.
     pub fn whole(id: BufferId, shape: &[Dim]) -> Self {
-        View {
-            buffer: id,
-            offset: Dim::zero(),
-            shape: shape.to_vec(),
-            strides: row_major(shape),
-        }
+        View { buffer: id, offset: Dim::zero(), shape: shape.to_vec(), strides: row_major(shape) }
     }
 
     /// Whether the elements lie in row-major order without gaps.

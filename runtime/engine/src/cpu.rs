@@ -6,17 +6,17 @@
 use fqbin::Level;
 
 /// Whether this process can run code of a level.
-pub fn available(level: Level) -> bool {
-    missing(level).is_empty()
+pub fn level_available(level: Level) -> bool {
+    missing_features(level).is_empty()
 }
 
 /// The best level that this process can run, if any.
-pub fn best() -> Option<Level> {
-    Level::ALL.into_iter().rev().find(|&level| available(level))
+pub fn best_level() -> Option<Level> {
+    Level::ALL.into_iter().rev().find(|&level| level_available(level))
 }
 
 /// The instruction sets that a level needs and this machine lacks.
-pub fn missing(level: Level) -> Vec<&'static str> {
+pub fn missing_features(level: Level) -> Vec<&'static str> {
     let mut missing: Vec<_> =
         level.features().iter().copied().filter(|feature| !has(feature)).collect();
     if level == Level::AmxInt8 && missing.is_empty() && !amx_permitted() {
@@ -67,7 +67,8 @@ fn amx_permitted() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_long = 18;
     // SAFETY: the call takes two integers and touches no memory of ours.
-    let rc = unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) };
+    let rc =
+        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) };
     rc == 0
 }
 

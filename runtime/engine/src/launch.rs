@@ -3,7 +3,7 @@
 //! stays in bounds: `fqbin::Binding` proved every range against the sizes that the blocks below
 //! are checked to have.
 
-use fqbin::{Arg, Binding, Buffer, Place, Program};
+use fqbin::{Arg, Binding, Place, Port, Program};
 
 use crate::code::KernelFn;
 use crate::error::{Error, Result};
@@ -33,7 +33,8 @@ struct BoundStep {
 /// A program bound to shapes, ready to run again and again.
 pub(crate) struct Bound {
     pub(crate) binding: Binding,
-    /// Shapes of the outputs, in order.
+    /// Shapes of the inputs and outputs, in order.
+    pub(crate) inputs: Vec<Vec<usize>>,
     pub(crate) outputs: Vec<Vec<usize>>,
     steps: Vec<BoundStep>,
     args: Vec<(Base, usize)>,
@@ -45,8 +46,9 @@ impl Bound {
         let program = model.program();
         let binding = Binding::new(program, shapes)?;
         let outputs = program.outputs.iter().map(|port| binding.shape(port)).collect();
-        let mut bound =
-            Bound { binding, outputs, steps: Vec::new(), args: Vec::new(), dims: Vec::new() };
+        let inputs = shapes.iter().map(|shape| shape.to_vec()).collect();
+        let (steps, args, dims) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bound = Bound { binding, inputs, outputs, steps, args, dims };
         for step in &program.steps {
             let kernel = model.code().kernel(step.kernel.index());
             let (work, grain) = (bound.binding.value(step.work), bound.binding.value(step.grain));
@@ -76,10 +78,6 @@ impl Bound {
             .map_err(|_| Error::Limit(format!("byte offset {offset} does not fit in memory")))?;
         Ok((base, offset))
     }
-
-    pub(crate) fn steps(&self) -> usize {
-        self.steps.len()
-    }
 }
 
 /// Memory that a session keeps between runs.
@@ -89,8 +87,9 @@ pub(crate) struct Workspace {
     scratch: AlignedBytes,
     /// Distance between the scratch areas of two threads.
     stride: usize,
-    /// Addresses of all arguments of the current run.
+    /// Addresses of all arguments, and of the ports, of the current run.
     addresses: Addresses,
+    ports: Addresses,
 }
 
 /// Addresses of one run. They are written before and read during the run only.
@@ -131,12 +130,6 @@ impl Workspace {
     }
 }
 
-/// The caller's memory for one run, one slice a port. Lengths must be those of the binding.
-pub(crate) struct Ports<'a, 'b> {
-    pub(crate) inputs: &'a [&'b [u8]],
-    pub(crate) outputs: &'a mut [&'b mut [u8]],
-}
-
 /// A run in progress: addresses are resolved, steps are launched one by one.
 pub(crate) struct Run<'a> {
     bound: &'a Bound,
@@ -146,39 +139,50 @@ pub(crate) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Resolves all addresses. Fails if a block is shorter than the binding says.
+    /// Resolves all addresses. `inputs` and `outputs` give each port's memory once, with the
+    /// port's index. Fails if a block is not as long as the binding says.
     pub(crate) fn new(
         model: &'a Model,
         bound: &'a Bound,
         workspace: &'a mut Workspace,
-        ports: Ports<'a, '_>,
+        inputs: impl Iterator<Item = (usize, &'a [u8])>,
+        outputs: impl Iterator<Item = (usize, &'a mut [u8])>,
     ) -> Result<Run<'a>> {
         let program = model.program();
-        check_lengths(program, &bound.binding, &ports)?;
         if (workspace.arena.len() as u64) < bound.binding.arena_bytes
             || (workspace.stride as u64) < bound.binding.scratch_bytes
         {
             return Err(Error::Program("the workspace is smaller than the binding".into()));
         }
-        let (arena, weights) = (workspace.arena.as_mut_ptr(), model.weights().as_ptr());
-        workspace.addresses.0.clear();
+        let Workspace { arena, scratch, stride, addresses, ports } = workspace;
+        let binding = &bound.binding;
+        ports.0.clear();
+        ports.0.resize(program.inputs.len() + program.outputs.len(), std::ptr::null_mut());
+        for (port, data) in inputs {
+            check_length(binding, program.inputs.get(port), data.len())?;
+            ports.0[port] = data.as_ptr().cast_mut();
+        }
+        for (port, data) in outputs {
+            check_length(binding, program.outputs.get(port), data.len())?;
+            ports.0[program.inputs.len() + port] = data.as_mut_ptr();
+        }
+        if ports.0.contains(&std::ptr::null_mut()) {
+            return Err(Error::Program("a port of the model has no memory".into()));
+        }
+        let (arena, weights) = (arena.as_mut_ptr(), model.weights().as_ptr());
+        addresses.0.clear();
         for &(base, offset) in &bound.args {
             let start = match base {
-                Base::Input(n) => ports.inputs[n as usize].as_ptr().cast_mut(),
-                Base::Output(n) => ports.outputs[n as usize].as_mut_ptr(),
+                Base::Input(n) => ports.0[n as usize],
+                Base::Output(n) => ports.0[program.inputs.len() + n as usize],
                 Base::Arena => arena,
                 Base::Weights => weights.cast_mut(),
             };
             // SAFETY: the binding proved that the argument's range lies inside its buffer, the
             // buffer inside its block, and the blocks have the lengths checked above.
-            workspace.addresses.0.push(unsafe { start.add(offset) });
+            addresses.0.push(unsafe { start.add(offset) });
         }
-        Ok(Run {
-            bound,
-            addresses: &workspace.addresses.0,
-            scratch: workspace.scratch.as_mut_ptr(),
-            stride: workspace.stride,
-        })
+        Ok(Run { bound, addresses: &addresses.0, scratch: scratch.as_mut_ptr(), stride: *stride })
     }
 
     /// Launches a step and waits for its end. Returns the kernel's result.
@@ -197,15 +201,13 @@ impl<'a> Run<'a> {
         pool.run(Job { call: &call, work: step.work, chunk: chunk.max(1) })
     }
 
-    /// The bytes of the buffer that an argument of a step lies in, between steps.
-    pub(crate) fn buffer_of(&self, step: usize, arg: usize, bound_arg: &Arg, buffer: &Buffer) -> &[u8] {
+    /// The bytes of the whole buffer that an argument of a step lies in, between steps.
+    pub(crate) fn buffer_of(&self, step: usize, arg: usize, program: &Program) -> &[u8] {
         let binding = &self.bound.binding;
-        let offset = binding.value(bound_arg.offset) as usize;
-        let len = match buffer.place {
-            Place::Weight { len, .. } => len as usize,
-            _ => binding.buffer_bytes[bound_arg.buffer.index()] as usize,
-        };
         let address = self.addresses[self.bound.steps[step].args + arg];
+        let arg = &program.steps[step].args[arg];
+        let offset = binding.value(arg.offset) as usize;
+        let len = binding.buffer_bytes[arg.buffer.index()] as usize;
         // SAFETY: the address is `offset` bytes into a buffer of `len` bytes, all initialised
         // (blocks are zeroed when made), and no kernel runs while `self` is borrowed here.
         unsafe { std::slice::from_raw_parts(address.sub(offset), len) }
@@ -240,18 +242,12 @@ impl Shared<'_> {
     }
 }
 
-fn check_lengths(program: &Program, binding: &Binding, ports: &Ports<'_, '_>) -> Result<()> {
-    let same = |bytes: usize, port: &fqbin::Port| {
-        binding.buffer_bytes[port.buffer.index()] == bytes as u64
-    };
-    let inputs = program.inputs.len() == ports.inputs.len()
-        && program.inputs.iter().zip(ports.inputs).all(|(p, i)| same(i.len(), p));
-    let outputs = program.outputs.len() == ports.outputs.len()
-        && program.outputs.iter().zip(ports.outputs.iter()).all(|(p, o)| same(o.len(), p));
-    match inputs && outputs {
-        true => Ok(()),
-        false => Err(Error::Program("tensors have other lengths than the binding".into())),
+fn check_length(binding: &Binding, port: Option<&Port>, bytes: usize) -> Result<()> {
+    let wanted = port.map(|port| binding.buffer_bytes[port.buffer.index()]);
+    if wanted == Some(bytes as u64) {
+        return Ok(());
     }
+    Err(Error::Program(format!("a tensor of {bytes} bytes where the binding has {wanted:?}")))
 }
 
 const _: () = assert!(fqbin::ARENA_ALIGN as usize == ALIGN);

@@ -143,9 +143,7 @@ impl std::fmt::Debug for Model {
 
 /// Reads or maps a regular file.
 fn read(path: &Path, load: Load) -> Result<FileBytes> {
-    let io = |action| {
-        move |source| Error::Io { action, path: path.to_path_buf(), source }
-    };
+    let io = |action| move |source| Error::Io { action, path: path.to_path_buf(), source };
     // Looked at before it is opened, because opening a pipe would wait.
     let meta = std::fs::metadata(path).map_err(io("open"))?;
     if !meta.is_file() {
@@ -180,7 +178,7 @@ fn choose<'a>(
             let what = format!("the file has no code for CPU level `{level}`, only for `{have}`");
             return Err(Error::CannotRun(what));
         };
-        let missing = cpu::missing(level);
+        let missing = cpu::missing_features(level);
         if !missing.is_empty() {
             let missing = missing.join(", ");
             let what = format!("CPU level `{level}` was asked for, but this CPU lacks {missing}");
@@ -188,11 +186,11 @@ fn choose<'a>(
         }
         return Ok((index, level));
     }
-    match known.iter().rev().find(|(level, _)| cpu::available(*level)) {
+    match known.iter().rev().find(|(level, _)| cpu::level_available(*level)) {
         Some(&(level, index)) => Ok((index, level)),
         None => {
             let lacks = known.first().map_or_else(String::new, |(level, _)| {
-                format!("; for `{level}` this CPU lacks {}", cpu::missing(*level).join(", "))
+                format!("; for `{level}` this CPU lacks {}", cpu::missing_features(*level).join(", "))
             });
             let what = format!("the file has code for CPU levels `{have}`{lacks}");
             Err(Error::CannotRun(what))

@@ -183,12 +183,8 @@ impl Drop for Leaver<'_> {
 fn worker(shared: &Shared, thread: usize) {
     let mut done = 0;
     while let Some(state) = wait_for_job(shared, done) {
-        let joined = shared.state.0.compare_exchange(
-            state,
-            state + 1,
-            Ordering::Acquire,
-            Ordering::Relaxed,
-        );
+        let joined =
+            shared.state.0.compare_exchange(state, state + 1, Ordering::Acquire, Ordering::Relaxed);
         if joined.is_err() {
             continue;
         }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use fqbin::{BufferId, Elem, Port};
+use fqbin::{BufferId, Elem, Port, Program};
 
 use crate::error::{Error, Result};
-use crate::launch::{Bound, Ports, Run, Workspace};
+use crate::launch::{Bound, Run, Workspace};
 use crate::model::Model;
 use crate::pool::{MAX_THREADS, Pool};
 use crate::tensor::{Outputs, Tensor, TensorView, TensorViewMut, dense_bytes};
@@ -68,7 +68,7 @@ pub struct Session {
     pool: Pool,
     workspace: Workspace,
     /// Bound shapes, the latest first.
-    bound: Vec<(Vec<usize>, Bound)>,
+    bound: Vec<Bound>,
 }
 
 impl Session {
@@ -101,27 +101,9 @@ impl Session {
         inputs: &[(&str, TensorView<'_>)],
         outputs: &mut [(&str, TensorViewMut<'_>)],
     ) -> Result<()> {
-        let model = Arc::clone(&self.model);
-        let inputs = check_inputs(&model, inputs)?;
-        self.bind(&inputs)?;
-        let shapes = &self.bound[0].1.outputs;
-        check_outputs(&model, shapes, outputs)?;
-        let mut slices: Small<&mut [u8]> = Small::new();
-        let mut by_port: Small<usize> = Small::new();
-        for port in &model.program().outputs {
-            // Checked above to be there.
-            by_port.push(outputs.iter().position(|(n, _)| *n == port.name).unwrap_or(0));
-        }
-        let mut order: Small<(usize, &mut [u8])> = Small::new();
-        for (i, (_, view)) in outputs.iter_mut().enumerate() {
-            let port = by_port.as_slice().iter().position(|&p| p == i).unwrap_or(0);
-            order.push((port, &mut *view.data));
-        }
-        order.as_mut_slice().sort_unstable_by_key(|(port, _)| *port);
-        for (_, data) in order.into_iter() {
-            slices.push(data);
-        }
-        self.launch(&inputs, slices.as_mut_slice(), After::Nothing)
+        self.bind(inputs)?;
+        check_outputs(&self.model, &self.bound[0].outputs, outputs)?;
+        self.launch(inputs, outputs, After::Nothing)
     }
 
     /// Like [`run`](Self::run), and returns the nanoseconds that each step took.
@@ -150,14 +132,176 @@ impl Session {
         &mut self,
         inputs: &[(&str, TensorView<'_>)],
     ) -> Result<Vec<(String, Elem, Vec<usize>)>> {
-        let model = Arc::clone(&self.model);
-        self.bind(&check_inputs(&model, inputs)?)?;
-        let ports = model.program().outputs.iter().zip(&self.bound[0].1.outputs);
+        self.bind(inputs)?;
+        let ports = self.model.program().outputs.iter().zip(&self.bound[0].outputs);
         Ok(ports.map(|(port, shape)| (port.name.clone(), port.elem, shape.clone())).collect())
     }
 
     /// The binding of the latest run, for reports; `None` before the first.
     pub fn binding(&self) -> Option<&fqbin::Binding> {
-        self.bound.first().map(|(_, bound)| &bound.binding)
+        self.bound.first().map(|bound| &bound.binding)
     }
+
+    fn run_new(&mut self, inputs: &[(&str, TensorView<'_>)], after: After<'_>) -> Result<Outputs> {
+        self.bind(inputs)?;
+        let ports = &self.model.program().outputs;
+        let mut tensors = Vec::with_capacity(ports.len());
+        for (port, shape) in ports.iter().zip(&self.bound[0].outputs) {
+            tensors.push((port.name.clone(), Tensor::zeros(port.elem, shape)?));
+        }
+        let mut views: Vec<(&str, TensorViewMut<'_>)> =
+            tensors.iter_mut().map(|(name, tensor)| (name.as_str(), tensor.view_mut())).collect();
+        self.launch(inputs, &mut views, after)?;
+        Ok(Outputs(tensors))
+    }
+
+    /// Checks the inputs and makes their shapes the first of the bound ones.
+    fn bind(&mut self, inputs: &[(&str, TensorView<'_>)]) -> Result<()> {
+        let ports = &self.model.program().inputs;
+        check_inputs(ports, inputs)?;
+        let same = |bound: &Bound| {
+            let shapes = bound.inputs.iter().zip(ports);
+            shapes.clone().all(|(shape, port)| find(inputs, port).is_some_and(|v| v.shape == shape))
+        };
+        if let Some(hit) = self.bound.iter().position(same) {
+            self.bound[..=hit].rotate_right(1);
+        } else {
+            let found = ports.iter().filter_map(|port| find(inputs, port));
+            let shapes: Vec<&[usize]> = found.map(|view| view.shape).collect();
+            let bound = Bound::new(&self.model, &shapes)?;
+            self.bound.truncate(CACHED_SHAPES - 1);
+            self.bound.insert(0, bound);
+        }
+        let threads = self.pool.threads();
+        self.workspace.reserve(&self.bound[0], threads, self.options.max_bytes)
+    }
+
+    /// Runs all steps on the shapes bound first.
+    fn launch(
+        &mut self,
+        inputs: &[(&str, TensorView<'_>)],
+        outputs: &mut [(&str, TensorViewMut<'_>)],
+        mut after: After<'_>,
+    ) -> Result<()> {
+        let (program, bound) = (self.model.program(), &self.bound[0]);
+        let port = |ports: &[Port], name: &str| ports.iter().position(|p| p.name == name);
+        let inputs =
+            inputs.iter().filter_map(|(name, v)| Some((port(&program.inputs, name)?, v.data)));
+        let outputs = outputs
+            .iter_mut()
+            .filter_map(|(name, v)| Some((port(&program.outputs, name)?, &mut *v.data)));
+        let run = Run::new(&self.model, bound, &mut self.workspace, inputs, outputs)?;
+        for (index, step) in program.steps.iter().enumerate() {
+            if self.options.cancel.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+                return Err(Error::Cancelled);
+            }
+            let start = matches!(after, After::Time(_)).then(Instant::now);
+            let code = run.step(index, &mut self.pool);
+            if code != 0 {
+                let (name, family) = (fqbin::printable(&step.name), step.family.clone());
+                return Err(Error::Kernel { index, name, family, code });
+            }
+            match (&mut after, start) {
+                (After::Time(times), Some(start)) => times.push(start.elapsed().as_nanos() as u64),
+                (After::Observe(observe), _) => {
+                    observe_step(&run, bound, program, index, observe);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn observe_step(
+    run: &Run<'_>,
+    bound: &Bound,
+    program: &Program,
+    index: usize,
+    observe: &mut dyn FnMut(Observed<'_>),
+) {
+    for (a, arg) in program.steps[index].args.iter().enumerate() {
+        if !arg.access.writes() {
+            continue;
+        }
+        let buffer = &program.buffers[arg.buffer.index()];
+        let shape: Vec<usize> =
+            buffer.shape.iter().map(|&d| bound.binding.value(d) as usize).collect();
+        let data = run.buffer_of(index, a, program);
+        let (name, elem) = (buffer.name.as_str(), buffer.elem);
+        let shape = &shape[..];
+        observe(Observed { step: index, buffer: arg.buffer, name, elem, shape, data });
+    }
+}
+
+fn find<'a>(inputs: &[(&str, TensorView<'a>)], port: &Port) -> Option<TensorView<'a>> {
+    inputs.iter().find(|(name, _)| *name == port.name).map(|(_, view)| *view)
+}
+
+fn names(ports: &[Port]) -> String {
+    let names: Vec<String> = ports.iter().map(|p| fqbin::printable(&p.name)).collect();
+    format!("`{}`", names.join("`, `"))
+}
+
+/// Names, types and sizes of the inputs; their shapes are the binding's business.
+fn check_inputs(ports: &[Port], inputs: &[(&str, TensorView<'_>)]) -> Result<()> {
+    for (i, (name, view)) in inputs.iter().enumerate() {
+        let Some(port) = ports.iter().find(|p| p.name == *name) else {
+            return Err(Error::input(name, format!("the model has only {}", names(ports))));
+        };
+        if inputs[..i].iter().any(|(other, _)| other == name) {
+            return Err(Error::input(name, "it is given twice"));
+        }
+        check_tensor(port.elem, view.elem, view.shape, view.data)
+            .map_err(|what| Error::input(name, what))?;
+    }
+    match ports.iter().find(|port| find(inputs, port).is_none()) {
+        Some(port) => Err(Error::input(&port.name, "it is missing")),
+        None => Ok(()),
+    }
+}
+
+fn check_outputs(
+    model: &Model,
+    shapes: &[Vec<usize>],
+    outputs: &[(&str, TensorViewMut<'_>)],
+) -> Result<()> {
+    let ports = &model.program().outputs;
+    for (i, (name, view)) in outputs.iter().enumerate() {
+        let Some(index) = ports.iter().position(|p| p.name == *name) else {
+            return Err(Error::output(name, format!("the model has only {}", names(ports))));
+        };
+        if outputs[..i].iter().any(|(other, _)| other == name) {
+            return Err(Error::output(name, "it is given twice"));
+        }
+        if view.shape != shapes[index] {
+            let (got, want) = (view.shape, &shapes[index]);
+            return Err(Error::output(name, format!("its shape is {want:?}, not {got:?}")));
+        }
+        check_tensor(ports[index].elem, view.elem, view.shape, view.data)
+            .map_err(|what| Error::output(name, what))?;
+    }
+    match ports.iter().find(|port| outputs.iter().all(|(name, _)| *name != port.name)) {
+        Some(port) => Err(Error::output(&port.name, "it is missing")),
+        None => Ok(()),
+    }
+}
+
+fn check_tensor(
+    want: Elem,
+    elem: Elem,
+    shape: &[usize],
+    data: &[u8],
+) -> std::result::Result<(), String> {
+    if want != elem {
+        return Err(format!("its type is {}, not {}", want.name(), elem.name()));
+    }
+    match dense_bytes(elem, shape) {
+        Some(bytes) if bytes == data.len() => {}
+        _ => return Err(format!("{} bytes are not the size of {shape:?}", data.len())),
+    }
+    if !data.is_empty() && data.as_ptr().align_offset(elem.bytes()) != 0 {
+        return Err(format!("its memory is not aligned to {} bytes", elem.bytes()));
+    }
+    Ok(())
 }

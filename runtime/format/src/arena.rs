@@ -45,12 +45,12 @@ pub fn pack_arena(blocks: &[Block]) -> Result<ArenaLayout> {
             if !blocks[i].meets(&blocks[other]) {
                 continue;
             }
-            if at.add(size)?.get() <= offset {
+            if at.plus(size)?.get() <= offset {
                 break;
             }
             at = at.max(ByteLen::new(end));
         }
-        let end = at.add(size)?;
+        let end = at.plus(size)?;
         offsets[i] = at.get();
         total = total.max(end);
         let slot = placed.partition_point(|&(offset, _, _)| offset <= at.get());
@@ -72,7 +72,7 @@ pub fn verify_arena(blocks: &[Block], layout: &ArenaLayout) -> Result<()> {
     let mut open: Vec<(u64, usize)> = Vec::new();
     for i in order {
         let start = ByteLen::new(layout.offsets[i]);
-        let end = start.add(ByteLen::new(blocks[i].bytes))?.get();
+        let end = start.plus(ByteLen::new(blocks[i].bytes))?.get();
         if !start.is_aligned(ARENA_ALIGN) || end > layout.total {
             return Err(Error::malformed(format!("arena block {i} is misaligned or outside")));
         }

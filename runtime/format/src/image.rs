@@ -80,7 +80,7 @@ impl<'a> CodeView<'a> {
         let len = ByteLen::new(r.u64()?);
         let entries: Vec<u32> = (0..count).map(|_| r.u32()).collect::<Result<_>>()?;
         let head = ByteLen::from_usize(16 + 4 * count);
-        let padding = head.align_up(CODE_ALIGN)?.sub(head)?.to_usize()?;
+        let padding = head.align_up(CODE_ALIGN)?.minus(head)?.to_usize()?;
         if reserved != 0 || r.take(padding)?.iter().any(|&b| b != 0) {
             return Err(Error::malformed("reserved bytes of a code section are not zero"));
         }

@@ -31,15 +31,15 @@ impl ByteLen {
             .ok_or_else(|| Error::limit(format!("{} bytes do not fit in memory", self.0)))
     }
 
-    pub fn add(self, other: ByteLen) -> Result<ByteLen> {
+    pub fn plus(self, other: ByteLen) -> Result<ByteLen> {
         self.0.checked_add(other.0).map(ByteLen).ok_or_else(overflow)
     }
 
-    pub fn sub(self, other: ByteLen) -> Result<ByteLen> {
+    pub fn minus(self, other: ByteLen) -> Result<ByteLen> {
         self.0.checked_sub(other.0).map(ByteLen).ok_or_else(overflow)
     }
 
-    pub fn mul(self, factor: u64) -> Result<ByteLen> {
+    pub fn times(self, factor: u64) -> Result<ByteLen> {
         self.0.checked_mul(factor).map(ByteLen).ok_or_else(overflow)
     }
 
@@ -68,9 +68,9 @@ mod tests {
     #[test]
     fn nothing_wraps() {
         let max = ByteLen::new(u64::MAX);
-        assert!(max.add(ByteLen::new(1)).is_err());
-        assert!(ByteLen::ZERO.sub(ByteLen::new(1)).is_err());
-        assert!(max.mul(2).is_err());
+        assert!(max.plus(ByteLen::new(1)).is_err());
+        assert!(ByteLen::ZERO.minus(ByteLen::new(1)).is_err());
+        assert!(max.times(2).is_err());
         assert!(max.align_up(64).is_err());
         assert!(max.to_usize().is_err());
         assert!(ByteLen::new(3).align_up(3).is_err());

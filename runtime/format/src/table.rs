@@ -140,7 +140,7 @@ impl Section {
     /// Where the section's bytes lie in the file.
     pub fn range(&self) -> Result<std::ops::Range<usize>> {
         let start = ByteLen::new(self.offset);
-        Ok(start.to_usize()?..start.add(ByteLen::new(self.len))?.to_usize()?)
+        Ok(start.to_usize()?..start.plus(ByteLen::new(self.len))?.to_usize()?)
     }
 
     pub(crate) fn encode(&self) -> Result<[u8; RECORD_LEN]> {
@@ -360,7 +360,7 @@ impl Table {
             if self.sections[..i].iter().any(same) {
                 return Err(Error::malformed(format!("{label} appears twice")));
             }
-            let next = start.add(ByteLen::new(section.len))?;
+            let next = start.plus(ByteLen::new(section.len))?;
             let have = bytes.len() as u64;
             if next.get() > have {
                 return Err(Error::Truncated { have, want: self.file_len, inside: label });

@@ -184,7 +184,7 @@ impl Checker<'_> {
     }
 
     fn weight(&mut self, place: &str, bytes: ExprId, offset: u64, len: u64) {
-        if offset % 64 != 0 {
+        if !offset.is_multiple_of(64) {
             self.fault(place, format!("weight offset {offset} is not a multiple of 64"));
         }
         if offset.checked_add(len).is_none_or(|end| end > self.weight_bytes) {

@@ -95,7 +95,7 @@ fn write_to(
         section.offset = start.get();
         section.len = bytes.len() as u64;
         section.hash = *blake3::hash(bytes).as_bytes();
-        end = start.add(ByteLen::new(section.len))?;
+        end = start.plus(ByteLen::new(section.len))?;
     }
     let mut table = Table {
         format: FORMAT_VERSION,

@@ -31,8 +31,7 @@ pub(crate) fn unary(op: UnaryOp, x: &Tensor) -> Res<Data> {
 }
 
 pub(crate) fn binary(op: BinaryOp, a: &Tensor, b: &Tensor, shape: &[usize]) -> Res<Data> {
-    let refused =
-        || OpError::invalid(format!("`{}` of {} and {}", op.name(), a.elem(), b.elem()));
+    let refused = || OpError::invalid(format!("`{}` of {} and {}", op.name(), a.elem(), b.elem()));
     if a.elem() != b.elem() {
         return Err(refused());
     }

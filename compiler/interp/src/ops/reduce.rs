@@ -44,9 +44,7 @@ fn reduce_floats(op: ReduceOp, values: impl Iterator<Item = f64>, len: usize) ->
         ReduceOp::Max => {
             values.fold(f64::NEG_INFINITY, |a, b| if a.is_nan() || a > b { a } else { b })
         }
-        ReduceOp::Min => {
-            values.fold(f64::INFINITY, |a, b| if a.is_nan() || a < b { a } else { b })
-        }
+        ReduceOp::Min => values.fold(f64::INFINITY, |a, b| if a.is_nan() || a < b { a } else { b }),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Types of element-wise operations: operands broadcast as in NumPy, the element type follows the
 //! expression.
 
-use super::{Inferred, InferError, broadcast_shapes, invalid, plain};
+use super::{InferError, Inferred, broadcast_shapes, invalid, plain};
 use crate::expr::{self, BinaryOp, Expr, UnaryOp};
 use crate::types::{Elem, Type};
 

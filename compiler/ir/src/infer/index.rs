@@ -1,6 +1,6 @@
 //! Types of gathers and scatters. Whether an index is in range is known only when the model runs.
 
-use super::{Inferred, InferError, axis_in, invalid, plain, same, same_elem, same_shape};
+use super::{InferError, Inferred, axis_in, invalid, plain, same, same_elem, same_shape};
 use crate::dim::Dim;
 use crate::op::ScatterOp;
 use crate::types::{Elem, Shape, Type};
@@ -21,12 +21,7 @@ pub(super) fn gather(axis: usize, [data, indices]: [&Type; 2]) -> Inferred {
 }
 
 /// That `indices` has the rank of `data` and is nowhere larger, but along `axis`.
-fn check_elements(
-    what: &str,
-    axis: usize,
-    data: &Type,
-    indices: &Type,
-) -> Result<(), InferError> {
+fn check_elements(what: &str, axis: usize, data: &Type, indices: &Type) -> Result<(), InferError> {
     is_index(what, indices)?;
     axis_in(what, axis, data.rank())?;
     if indices.rank() != data.rank() {

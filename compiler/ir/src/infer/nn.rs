@@ -1,7 +1,7 @@
 //! Types of matrix products and of the transformer's own operations.
 
 use super::{
-    Inferred, InferError, broadcast_shapes, check_broadcast, f32s, floats, invalid, plain, same,
+    InferError, Inferred, broadcast_shapes, check_broadcast, f32s, floats, invalid, plain, same,
     same_elem, same_shape,
 };
 use crate::dim::Dim;

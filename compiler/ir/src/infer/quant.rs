@@ -1,6 +1,6 @@
 //! Types of quantised operations, and what a quantisation in a type must fulfil.
 
-use super::{Inferred, InferError, f32s, invalid, same, same_shape, with_last};
+use super::{InferError, Inferred, f32s, invalid, same, same_shape, with_last};
 use crate::dim::Dim;
 use crate::expr::Expr;
 use crate::quant::{FlattenMap, Quant, Quantizer, Scale};

@@ -1,7 +1,7 @@
 //! Types of operations that only move elements, and NumPy's broadcasting. Codes may be moved as
 //! long as their meaning moves with them: one scale and no digits, or a permutation of axes.
 
-use super::{Inferred, InferError, at_least_zero, axis_in, invalid, plain, same, same_elem};
+use super::{InferError, Inferred, at_least_zero, axis_in, invalid, plain, same, same_elem};
 use crate::dim::{self, Dim};
 use crate::op::PadMode;
 use crate::quant::{Quant, Scale};

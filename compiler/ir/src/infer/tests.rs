@@ -76,11 +76,7 @@ fn attention_groups_heads() {
     let op = || Op::Attention { scale: 0.125, causal: false };
     let kv = "f32[b,3,t,8]";
     check(op(), &["f32[b,6,s,8]", kv, "f32[b,3,t,5]", "f32[b,1,1,t]"], "f32[b,6,s,5]");
-    check(
-        op(),
-        &["f32[b,4,s,8]", kv, kv],
-        "`attention`: 4 heads are not a multiple of 3 groups",
-    );
+    check(op(), &["f32[b,4,s,8]", kv, kv], "`attention`: 4 heads are not a multiple of 3 groups");
 }
 
 #[test]
@@ -100,10 +96,8 @@ fn codes_flow_from_quantize_through_gemm() {
     let w_quant = Quant { scale: scales, bits: 8, signed: true, flatten: None };
     let w = Const::i8(vec![64, 3], &[1; 192]).with_quant(Arc::new(w_quant));
     let w = infer(&Op::Const(w), &[]).expect("a constant has its type");
-    let gemm = Op::Gemm {
-        epilogue: Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::arg(1)),
-        out: None,
-    };
+    let gemm =
+        Op::Gemm { epilogue: Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::arg(1)), out: None };
     let y = infer(&gemm, &[&x, &w, &ty("f32[3]")]).expect("a bias of three columns");
     assert_eq!(y, ty("f32[b,3]"));
     let plain = infer(&gemm, &[&ty("f32[b,64]"), &w, &ty("f32[3]")]);

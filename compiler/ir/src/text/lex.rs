@@ -195,10 +195,6 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    pub fn boolean(&mut self) -> Result<bool> {
-        self.parsed("`true` or `false`")
-    }
-
     /// `[a, b, …]`, each read by `item`.
     pub fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Result<T>) -> Result<Vec<T>> {
         self.expect("[")?;

@@ -1,0 +1,285 @@
+//! Times the gemm kernels and sets them beside the peak that the same machine reaches, in the same
+//! process, on dot products between registers. Arguments: a level, and the seconds for each figure.
+//!
+//! `cargo run --release -p fqc-codegen --example gemm_bench -- avx512-vnni 0.5`
+
+use std::time::{Duration, Instant};
+
+use fqc_codegen::cpu::build::{Builder, Code, Val};
+use fqc_codegen::cpu::exec::Mapped;
+use fqc_codegen::cpu::{gemm, target::Level};
+use fqc_ir::plan::{GemmInput, GemmOutput};
+use fqc_ir::{BinaryOp, Expr};
+use fqc_kernels::gemm::ROW_BLOCK;
+use fqc_kernels::{GemmDesc, Operand, Stride, pack};
+use inkwell::context::Context;
+
+/// Rows, depth, columns.
+const SHAPES: [(usize, usize, usize); 8] = [
+    (4096, 384, 1536),
+    (4096, 384, 384),
+    (4096, 1536, 384),
+    (1024, 384, 1536),
+    (1024, 1536, 384),
+    (256, 576, 1536),
+    (16, 384, 1536),
+    (1, 384, 1536),
+];
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let level = args.next().unwrap_or_else(|| "avx512-vnni".to_owned());
+    let level = Level::from_name(&level).expect("a level: avx2, avx512-vnni or amx-int8");
+    let seconds = args.next().map_or(0.3, |text| text.parse().expect("seconds"));
+    let budget = Duration::from_secs_f64(seconds);
+    for (name, quantized) in [("int8", true), ("f32", false)] {
+        let peaks = [1, 2].map(|threads| peak(level, quantized, threads, budget));
+        println!(
+            "{name} at {}: peak {:.0} GOP/s with 1 thread, {:.0} with 2",
+            level.name(),
+            peaks[0],
+            peaks[1]
+        );
+        for shape in SHAPES {
+            let outputs = if quantized {
+                [GemmOutput::F32, GemmOutput::Codes { signed: true }].as_slice()
+            } else {
+                [GemmOutput::F32].as_slice()
+            };
+            for &output in outputs {
+                let case = Case::new(level, shape, quantized, output);
+                let speeds = [1, 2].map(|threads| case.speed(threads, budget));
+                println!(
+                    "  {:>4} x {:>4} x {:>4} to {:6} {:7.0} GOP/s {:3.0} %   {:7.0} GOP/s {:3.0} %   \
+                     compiled in {:.0} ms",
+                    shape.0,
+                    shape.1,
+                    shape.2,
+                    if output == GemmOutput::F32 { "floats" } else { "codes" },
+                    speeds[0],
+                    100.0 * speeds[0] / peaks[0],
+                    speeds[1],
+                    100.0 * speeds[1] / peaks[1],
+                    case.compile_ms,
+                );
+            }
+        }
+    }
+}
+
+/// The best rate of `call` in operations a nanosecond.
+fn best(ops: f64, budget: Duration, mut call: impl FnMut()) -> f64 {
+    let begin = Instant::now();
+    let mut fastest = f64::INFINITY;
+    while begin.elapsed() < budget {
+        let start = Instant::now();
+        call();
+        fastest = fastest.min(start.elapsed().as_nanos() as f64);
+    }
+    ops / fastest
+}
+
+/// Runs `part(t)` for every `t` below `threads`, each on its own thread.
+fn in_parallel(threads: usize, part: impl Fn(usize) + Sync) {
+    std::thread::scope(|scope| {
+        for t in 1..threads {
+            let part = &part;
+            scope.spawn(move || part(t));
+        }
+        part(0);
+    });
+}
+
+/// Dot products between registers, as many chains as there are registers for.
+fn peak(level: Level, quantized: bool, threads: usize, budget: Duration) -> f64 {
+    let context = Context::create();
+    let code = Code::new(&context, "peak", level).expect("a target machine");
+    let chains = if level == Level::Avx2 { 12 } else { 24 };
+    code.kernel("peak", |b| {
+        emit_peak(b, quantized, chains);
+        Ok::<(), fqc_codegen::cpu::CpuError>(())
+    })
+    .expect("a peak kernel");
+    let blob = Mapped::new(&code.finish().expect("code")).expect("mapped code");
+    let rounds = 400_000;
+    let tiles = quantized && level == Level::AmxInt8;
+    let macs = match (quantized, level) {
+        (true, Level::AmxInt8) => 16 * 16 * 64 * 4,
+        (true, Level::Avx512Vnni) => 64 * chains,
+        (true, Level::Avx2) => 16 * chains,
+        (false, _) => level.f32_lanes() as usize * chains,
+    };
+    let rounds = if tiles { rounds / 16 } else { rounds };
+    best(2.0 * (macs * rounds * threads) as f64, budget, || {
+        in_parallel(threads, |_| {
+            let mut scratch = Scratch::new(4096);
+            let bufs = [scratch.pointer()];
+            // SAFETY: the kernel touches 64 bytes for each chain, and one tile in its scratch.
+            unsafe { blob.call("peak", &bufs, &[], 0..rounds as i64, scratch.pointer()) };
+        });
+    })
+}
+
+fn emit_peak(b: &Builder<'_, '_>, quantized: bool, chains: usize) {
+    if quantized && b.level() == Level::AmxInt8 {
+        gemm::emit_tile_peak(b);
+        return;
+    }
+    let lanes = b.level().f32_lanes();
+    let ty = if quantized { b.i32v(lanes) } else { b.f32v(lanes) };
+    let line = |i: usize| b.offset(b.buf(0), b.i64c(64 * i as i64));
+    let operands: Vec<Val<'_>> = (0..chains).map(|i| b.load(ty, line(i), 4)).collect();
+    let init: Vec<Val<'_>> = vec![b.zero(ty); chains];
+    let sums = b.for_carried(b.begin(), b.end(), 1, &init, |i, sums| {
+        sums.iter().zip(&operands).map(|(&sum, &x)| dot(b, quantized, sum, x, i)).collect()
+    });
+    for (i, &sum) in sums.iter().enumerate() {
+        b.store(sum, line(i), 4);
+    }
+}
+
+/// One more product on `sum`. Without a fused instruction the other factor changes from round to
+/// round, or the product would be computed once.
+fn dot<'c>(
+    b: &Builder<'_, 'c>,
+    quantized: bool,
+    sum: Val<'c>,
+    x: Val<'c>,
+    round: Val<'c>,
+) -> Val<'c> {
+    match (quantized, b.level()) {
+        (false, _) => b.fma(x, x, sum),
+        (true, Level::Avx2) => {
+            let words = b.vec(b.int(16), 16);
+            let other = b.bitcast(b.splat(round, 4), words);
+            let args = [b.bitcast(x, words), other];
+            b.add(sum, b.call("llvm.x86.avx2.pmadd.wd", &[], &args))
+        }
+        (true, _) => {
+            let bytes = b.bitcast(x, b.vec(b.int(8), 64));
+            b.call("llvm.x86.avx512.vpdpbusd.512", &[], &[sum, bytes, bytes])
+        }
+    }
+}
+
+/// 64-byte aligned memory.
+struct Scratch {
+    lines: Vec<[u8; 64]>,
+}
+
+impl Scratch {
+    fn new(bytes: usize) -> Scratch {
+        Scratch { lines: vec![[0; 64]; bytes.div_ceil(64) + 1] }
+    }
+
+    fn pointer(&mut self) -> *mut u8 {
+        let first = self.lines.as_mut_ptr().cast::<u8>();
+        first.wrapping_add(first.align_offset(64))
+    }
+}
+
+/// One gemm with its operands.
+struct Case {
+    desc: GemmDesc,
+    blob: Mapped,
+    compile_ms: f64,
+    rows: usize,
+    /// In the order of the kernel's buffers.
+    buffers: Vec<Vec<u8>>,
+}
+
+impl Case {
+    fn new(
+        level: Level,
+        (rows, k, n): (usize, usize, usize),
+        quantized: bool,
+        output: GemmOutput,
+    ) -> Case {
+        let wide = if matches!(output, GemmOutput::Codes { .. }) { 1 } else { 4 };
+        let desc = GemmDesc {
+            n,
+            k,
+            input: if quantized { GemmInput::Codes { signed: true } } else { GemmInput::F32 },
+            row_stride: Stride::Const(k as i64),
+            epilogue: Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::arg(1)),
+            operands: vec![Operand::PerColumn],
+            output,
+            out_stride: Stride::Const(n as i64),
+        };
+        let begin = Instant::now();
+        let context = Context::create();
+        let code = Code::new(&context, "bench", level).expect("a target machine");
+        gemm::emit(&code, "gemm", &desc).expect("a kernel");
+        let blob = Mapped::new(&code.finish().expect("code")).expect("mapped code");
+        let compile_ms = begin.elapsed().as_secs_f64() * 1e3;
+        let element = if quantized { 1 } else { 4 };
+        let columns = pack::groups(n) * pack::GROUP;
+        let mut sizes = vec![rows * k * element, pack::packed_len(k, n) * element];
+        if quantized {
+            sizes.extend([columns * 4, columns * 4]);
+        }
+        sizes.push(columns * 4);
+        if wide == 1 {
+            sizes.extend([columns * 4, columns * 4]);
+        }
+        sizes.push(rows * n * wide);
+        let buffers = sizes
+            .into_iter()
+            .map(|size| (0..size + 64).map(|i| (i * i % 61) as u8).collect())
+            .collect();
+        Case { desc, blob, compile_ms, rows, buffers }
+    }
+
+    /// The best rate in GOP/s with the items split evenly among `threads`.
+    fn speed(&self, threads: usize, budget: Duration) -> f64 {
+        let bufs: Vec<usize> = self
+            .buffers
+            .iter()
+            .map(|buffer| buffer.as_ptr() as usize)
+            .map(|address| address.next_multiple_of(64))
+            .collect();
+        let work = (self.rows.div_ceil(ROW_BLOCK) * self.desc.panels()) as i64;
+        let scratch_bytes = self.desc.scratch_bytes() as usize;
+        let ops = 2.0 * (self.rows * self.desc.n * self.desc.k) as f64;
+        let go = std::sync::atomic::AtomicUsize::new(0);
+        let done = std::sync::atomic::AtomicUsize::new(0);
+        let mut rate = 0.0;
+        let part = |t: usize| {
+            let mut scratch = Scratch::new(scratch_bytes);
+            let items = work * t as i64 / threads as i64..work * (t as i64 + 1) / threads as i64;
+            let bufs: Vec<*mut u8> = bufs.iter().map(|&address| address as *mut u8).collect();
+            // SAFETY: the buffers have the sizes that the description and `rows` ask for, and
+            // the threads write different items.
+            unsafe { self.blob.call("gemm", &bufs, &[self.rows as i64], items, scratch.pointer()) };
+        };
+        use std::sync::atomic::Ordering::{Acquire, Release};
+        std::thread::scope(|scope| {
+            for t in 1..threads {
+                let (part, go, done) = (&part, &go, &done);
+                scope.spawn(move || {
+                    for round in 1.. {
+                        while go.load(Acquire) < round {
+                            std::hint::spin_loop();
+                        }
+                        if go.load(Acquire) == usize::MAX {
+                            return;
+                        }
+                        part(t);
+                        done.fetch_add(1, Release);
+                    }
+                });
+            }
+            let mut round = 0;
+            rate = best(ops, budget, || {
+                round += 1;
+                go.store(round, Release);
+                part(0);
+                while done.load(Acquire) < round * (threads - 1) {
+                    std::hint::spin_loop();
+                }
+            });
+            go.store(usize::MAX, Release);
+        });
+        rate
+    }
+}

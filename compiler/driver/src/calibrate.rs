@@ -1,0 +1,85 @@
+//! Calibration: the float graph runs on fqc's own CPU backend with the inputs of all linear groups
+//! as outputs; their statistics are updated run by run, so memory is bounded by one run plus
+//! `ChannelStats` of each group.
+
+use crate::data::{Batch, Wanted};
+use crate::exit::{Exit, Failure};
+use crate::pipeline::{self, Context};
+use crate::progress::Stage;
+use fqc_ir::{Graph, Op};
+use fqc_passes::quant::groups::{self, Heads};
+use fqc_passes::quant::stats::{ChannelStats, Statistics};
+use fqrt::{Model, Session, SessionOptions, TensorView};
+
+/// What the model's inputs are, for reading data.
+pub fn wanted(graph: &Graph) -> Vec<Wanted> {
+    graph
+        .inputs()
+        .iter()
+        .filter(|id| graph.use_count(**id) > 0 || matches!(graph.node(**id).op, Op::Input(_)))
+        .map(|&id| {
+            let node = graph.node(id);
+            Wanted {
+                name: node.name.clone(),
+                elem: fqc_codegen::elem(node.ty.elem),
+                rank: node.ty.rank(),
+            }
+        })
+        .collect()
+}
+
+/// Statistics of every group's input over all batches.
+pub fn run(
+    float: &Graph,
+    heads: Heads,
+    batches: &[Batch],
+    cx: &mut Context<'_>,
+) -> Result<Statistics, Failure> {
+    if batches.is_empty() {
+        return Err(Failure::data(
+            "static quantisation needs calibration data: give `--calib FILE` (an .npz, or text \
+             with `--tokenizer`), or `--calib random` to try without",
+        ));
+    }
+    let mut graph = float.clone();
+    let observed: Vec<(String, _)> = groups::find(float, heads)
+        .into_iter()
+        .map(|g| (float.node(g.input).name.clone(), g.input))
+        .collect();
+    if observed.is_empty() {
+        return Ok(Statistics::new());
+    }
+    let mut statistics = Statistics::new();
+    for (name, id) in &observed {
+        let channels = float.node(*id).ty.last().as_const().and_then(|c| usize::try_from(c).ok());
+        let channels = channels.ok_or_else(|| {
+            Failure::internal(format!("the input `{name}` of a linear has no constant width"))
+        })?;
+        statistics.insert(name.clone(), ChannelStats::new(channels));
+    }
+    graph.set_outputs(observed);
+    let target = pipeline::float_target(&graph, cx)?;
+    let model = Model::from_parts(target.program, &target.weights, &target.code, None)?;
+    let cancel = Some(cx.interrupt.flag());
+    let options = SessionOptions { threads: cx.threads, cancel, ..Default::default() };
+    let mut session = Session::new(&model, options)?;
+    let mut stage = Stage::new("calibrate", batches.len() as u64, cx.verbosity);
+    for (index, batch) in batches.iter().enumerate() {
+        let inputs: Vec<(&str, TensorView<'_>)> =
+            batch.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
+        let outputs = session.run(&inputs).map_err(|e| {
+            cx.interrupt.check().err().unwrap_or_else(|| {
+                Failure::new(Exit::Data, format!("calibration sample {index}: {e}"))
+            })
+        })?;
+        for (name, tensor) in outputs.iter() {
+            let values = tensor.numbers::<f32>().unwrap_or_default();
+            let stats = statistics.get_mut(name).expect("every output is an observed value");
+            stats.update(values).map_err(|e| {
+                Failure::data(format!("calibration sample {index}: value `{name}` is {e}"))
+            })?;
+        }
+        stage.step();
+    }
+    Ok(statistics)
+}

@@ -1,0 +1,217 @@
+//! `fqc bench`: median, spread, and the share of each kernel.
+
+use super::{RunArgs, load, model_inputs, print, print_json, quiet, views};
+use crate::data::{Batch, Wanted};
+use crate::exit::Failure;
+use crate::interrupt::Interrupt;
+use crate::npz;
+use fqbin::Elem;
+use fqrt::{Session, TensorViewMut};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The compiled model (or an .onnx, which then runs in float)
+    pub model: PathBuf,
+    /// Shape of an input, such as `input_ids=1x128`; inputs not named take the first one's
+    #[arg(long, value_name = "NAME=AxB", required = true)]
+    pub shape: Vec<String>,
+    /// Timed runs
+    #[arg(long, default_value_t = 20)]
+    pub runs: usize,
+    /// Runs before timing begins
+    #[arg(long, default_value_t = 3)]
+    pub warmup: usize,
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// One line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Times in milliseconds.
+#[derive(Serialize)]
+struct Timing {
+    model: String,
+    level: &'static str,
+    threads: usize,
+    shapes: Vec<String>,
+    runs: usize,
+    median_ms: f64,
+    min_ms: f64,
+    max_ms: f64,
+    load_ms: f64,
+    first_run_ms: f64,
+    kernels: Vec<KernelTime>,
+}
+
+/// The time of one kernel family in one run.
+#[derive(Serialize)]
+struct KernelTime {
+    family: String,
+    steps: usize,
+    ms: f64,
+    share: f64,
+    /// Arithmetic operations a second, in units of 10^9.
+    gops: f64,
+}
+
+pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
+    if args.runs == 0 {
+        return Err(Failure::usage("`--runs` is at least 1"));
+    }
+    let options = args.run.session(interrupt);
+    let threads = options.threads;
+    let start = Instant::now();
+    let model = load(&args.model, &args.run, &mut quiet(interrupt, threads))?;
+    let load_ms = ms(start);
+    let batch = inputs(&args.shape, &model_inputs(&model))?;
+    let mut session = Session::new(&model, options)?;
+    let start = Instant::now();
+    let mut outputs = session.run(&views(&batch))?.into_vec();
+    let first_run_ms = ms(start);
+    let mut times = Vec::with_capacity(args.runs);
+    for run in 0..args.warmup + args.runs {
+        let mut views_out: Vec<(&str, TensorViewMut<'_>)> =
+            outputs.iter_mut().map(|(n, t)| (n.as_str(), t.view_mut())).collect();
+        let start = Instant::now();
+        session.run_into(&views(&batch), &mut views_out)?;
+        if run >= args.warmup {
+            times.push(ms(start));
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    let result = Timing {
+        model: args.model.display().to_string(),
+        level: model.level().name(),
+        threads,
+        shapes: batch.iter().map(|(n, t)| format!("{n}={:?}", t.shape())).collect(),
+        runs: args.runs,
+        median_ms: times[times.len() / 2],
+        min_ms: times[0],
+        max_ms: times[times.len() - 1],
+        load_ms,
+        first_run_ms,
+        kernels: kernels(&mut session, &batch)?,
+    };
+    if args.json { print_json(&result) } else { print(&text(&result)) }
+}
+
+fn ms(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}
+
+/// The fastest of a few profiled runs, by family.
+fn kernels(session: &mut Session, batch: &Batch) -> Result<Vec<KernelTime>, Failure> {
+    let mut best: Vec<u64> = Vec::new();
+    for _ in 0..5 {
+        let (_, times) = session.run_profiled(&views(batch))?;
+        if best.is_empty() || times.iter().sum::<u64>() < best.iter().sum() {
+            best = times;
+        }
+    }
+    let model = session.model().clone();
+    let binding = session.binding();
+    let mut families: BTreeMap<&str, (usize, u64, f64)> = BTreeMap::new();
+    for (step, ns) in model.program().steps.iter().zip(&best) {
+        let family = families.entry(&step.family).or_default();
+        family.0 += 1;
+        family.1 += ns;
+        family.2 += binding.map_or(0.0, |b| b.value(step.ops) as f64);
+    }
+    let total: u64 = best.iter().sum();
+    let mut out: Vec<KernelTime> = families
+        .into_iter()
+        .map(|(family, (steps, ns, ops))| KernelTime {
+            family: family.to_owned(),
+            steps,
+            ms: ns as f64 / 1e6,
+            share: ns as f64 / total.max(1) as f64,
+            gops: ops / ns.max(1) as f64,
+        })
+        .collect();
+    out.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+    Ok(out)
+}
+
+fn text(r: &Timing) -> String {
+    let mut out = format!(
+        "{} at {}, {} threads: median {:.2} ms ({:.2} to {:.2}) over {} runs; load {:.1} ms, \
+         first run {:.1} ms",
+        r.shapes.join(" "),
+        r.level,
+        r.threads,
+        r.median_ms,
+        r.min_ms,
+        r.max_ms,
+        r.runs,
+        r.load_ms,
+        r.first_run_ms
+    );
+    for k in &r.kernels {
+        out.push_str(&format!(
+            "\n  {:18} {:4} steps {:9.3} ms {:5.1} % {:9.1} GOP/s",
+            k.family,
+            k.steps,
+            k.ms,
+            100.0 * k.share,
+            k.gops
+        ));
+    }
+    out
+}
+
+/// Made-up inputs of the given shapes: small token ids, masks of ones, noise for floats.
+fn inputs(shapes: &[String], wanted: &[Wanted]) -> Result<Batch, Failure> {
+    let mut given: Vec<(&str, Vec<usize>)> = Vec::new();
+    for shape in shapes {
+        let bad = || Failure::usage(format!("`--shape {shape}` is not NAME=AxB"));
+        let (name, dims) = shape.split_once('=').ok_or_else(bad)?;
+        let dims: Option<Vec<usize>> = dims.split('x').map(|d| d.parse().ok()).collect();
+        if !wanted.iter().any(|w| w.name == name) {
+            let names: Vec<&str> = wanted.iter().map(|w| w.name.as_str()).collect();
+            return Err(Failure::usage(format!("no input `{name}`; there are {names:?}")));
+        }
+        given.push((name, dims.ok_or_else(bad)?));
+    }
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state >> 33
+    };
+    let mut batch = Vec::new();
+    for want in wanted {
+        let own = given.iter().find(|(n, _)| *n == want.name);
+        let dims = &own.unwrap_or(&given[0]).1;
+        let count: usize = dims.iter().product();
+        let integer = |i: u64| match want.name.as_str() {
+            n if n.contains("mask") => 1,
+            n if n.contains("type") => 0,
+            n if n.contains("position") => i % *dims.last().unwrap_or(&1) as u64,
+            _ => 0,
+        };
+        let ids = want.name.contains("input_ids");
+        let mut bytes = Vec::new();
+        for i in 0..count as u64 {
+            let v = if ids { 5 + next() % 1000 } else { integer(i) };
+            match want.elem {
+                Elem::I64 => bytes.extend((v as i64).to_le_bytes()),
+                Elem::I32 => bytes.extend((v as i32).to_le_bytes()),
+                Elem::F32 => {
+                    bytes.extend(((next() % 2000) as f32 / 1000.0 - 1.0).to_le_bytes());
+                }
+                Elem::Bool => bytes.push(1),
+                other => {
+                    let (name, elem) = (&want.name, other.name());
+                    return Err(Failure::usage(format!("input `{name}` is {elem}")));
+                }
+            }
+        }
+        let tensor = npz::filled(want.elem, dims, &bytes).map_err(Failure::usage)?;
+        batch.push((want.name.clone(), tensor));
+    }
+    Ok(batch)
+}

@@ -1,0 +1,172 @@
+//! `fqc compile`: the whole way from a model file to a `.fqbin`.
+
+use super::{print, print_json};
+use crate::calibrate;
+use crate::data::{self, Batch, Source};
+use crate::exit::{Exit, Failure, file_failure};
+use crate::interrupt::Interrupt;
+use crate::key;
+use crate::pipeline::{self, Context};
+use crate::progress::Verbosity;
+use crate::report::Report;
+use crate::settings::{Method, Settings};
+use fqbin::Image;
+use fqc_ir::{Graph, text};
+use std::path::PathBuf;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The model
+    pub model: PathBuf,
+    /// The compiled file
+    #[arg(short, long, value_name = "MODEL.fqbin")]
+    pub output: PathBuf,
+    /// Calibration data: .npz (one array an input, samples along the first axis) or text; may be
+    /// repeated. `random` makes up tokens
+    #[arg(long, value_name = "DATA")]
+    pub calib: Vec<PathBuf>,
+    /// Tokenizer for text
+    #[arg(long, value_name = "TOKENIZER.json")]
+    pub tokenizer: Option<PathBuf>,
+    /// Text windows to calibrate on
+    #[arg(long, default_value_t = 64)]
+    pub windows: usize,
+    /// Tokens in a window
+    #[arg(long, default_value_t = 128)]
+    pub window: usize,
+    /// Where in the text the windows start, as a share of its tokens
+    #[arg(long, default_value_t = 0.1)]
+    pub start: f64,
+    /// What to compile for
+    #[arg(long, default_value = "cpu")]
+    pub target: String,
+    #[arg(long, value_enum, default_value_t = Method::Flattenquant)]
+    pub method: Method,
+    /// Extra channels at most, in percent of a layer's channels
+    #[arg(long, default_value_t = 10.0)]
+    pub max_extra: f32,
+    /// Quantise a language model's head too
+    #[arg(long)]
+    pub quantize_head: bool,
+    /// One scale for each weight instead of one for each output channel
+    #[arg(long)]
+    pub per_tensor_weights: bool,
+    /// CPU levels to generate code for
+    #[arg(long, value_delimiter = ',', default_value = "avx2,avx512-vnni,amx-int8")]
+    pub levels: Vec<String>,
+    /// Threads for calibration; all processors by default
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Print the graph after this pass, or after every pass with `all`
+    #[arg(long, value_name = "PASS")]
+    pub print_after: Option<String>,
+    /// The report as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// No progress
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
+    check(args)?;
+    let mut show = |name: &str, graph: &Graph| {
+        if args.print_after.as_deref().is_some_and(|p| p == "all" || p == name) {
+            eprintln!("; after {name}\n{}", text::print(graph));
+        }
+    };
+    let mut cx = Context {
+        interrupt,
+        verbosity: if args.quiet { Verbosity::Quiet } else { Verbosity::Normal },
+        after_pass: Some(&mut show),
+        threads: args.threads.unwrap_or_else(|| fqrt::SessionOptions::default().threads),
+    };
+    let settings = Settings {
+        method: args.method,
+        levels: args.levels.clone(),
+        max_extra: args.max_extra / 100.0,
+        quantize_head: args.quantize_head,
+        per_tensor_weights: args.per_tensor_weights,
+    };
+    let float = pipeline::import(&args.model, &mut cx)?;
+    let compiled =
+        pipeline::compile(float, &settings, |graph| calibration(args, graph), &mut cx)?;
+    let file_name = args.model.file_name().map(|n| n.to_string_lossy().into_owned());
+    let mut report = Report::new(&compiled, &settings, file_name.unwrap_or_default());
+    report.model_hash = hash(&args.model)?;
+    if args.method != Method::None {
+        report.calibration_hash = Some(calibration_hash(args)?);
+    }
+    let image = Image {
+        producer: report.producer.clone(),
+        manifest: serde_json::to_vec_pretty(&report).map_err(Failure::internal)?,
+        targets: vec![compiled.target],
+    };
+    interrupt.check()?;
+    let written = fqbin::write_file(&args.output, &image, Some(&key::own()?))
+        .map_err(|e| file_failure(&e, e.to_string()))?;
+    if args.json {
+        return print_json(&report);
+    }
+    print(&format!(
+        "{report}\nwrote `{}`, {:.1} MB",
+        args.output.display(),
+        written.bytes as f64 / 1e6
+    ))
+}
+
+/// Refuses what cannot work before anything long begins.
+fn check(args: &Args) -> Result<(), Failure> {
+    if args.target != "cpu" {
+        return Err(Failure::usage(format!(
+            "target `{}` is not supported by this build; there is `cpu`",
+            args.target
+        )));
+    }
+    if !(0.0..1.0).contains(&args.start) || args.window == 0 || args.windows == 0 {
+        return Err(Failure::usage(
+            "`--start` is a share from 0 up to 1, `--window` and `--windows` are at least 1",
+        ));
+    }
+    if !(0.0..=400.0).contains(&args.max_extra) {
+        return Err(Failure::usage("`--max-extra` is a percentage from 0 to 400"));
+    }
+    let dir = args.output.parent().filter(|d| !d.as_os_str().is_empty());
+    let dir = dir.unwrap_or_else(|| std::path::Path::new("."));
+    if !dir.is_dir() {
+        let message = format!("`{}` is not a folder; make it first", dir.display());
+        return Err(Failure::new(Exit::Io, message));
+    }
+    Ok(())
+}
+
+fn calibration(args: &Args, graph: &Graph) -> Result<Vec<Batch>, Failure> {
+    let wanted = calibrate::wanted(graph);
+    if args.calib.iter().any(|c| c.as_os_str() == "random") {
+        return data::random(args.windows, args.window, &wanted);
+    }
+    let source = Source {
+        files: args.calib.clone(),
+        tokenizer: args.tokenizer.clone(),
+        window: args.window,
+        windows: args.windows,
+        start: args.start,
+    };
+    data::batches(&source, &wanted)
+}
+
+fn hash(path: &std::path::Path) -> Result<String, Failure> {
+    let file = std::fs::File::open(path).map_err(|e| Failure::io("read", path, &e))?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file).map_err(|e| Failure::io("read", path, &e))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// One hash over all calibration files, in order.
+fn calibration_hash(args: &Args) -> Result<String, Failure> {
+    let mut all = String::new();
+    for file in args.calib.iter().filter(|c| c.as_os_str() != "random") {
+        all.push_str(&hash(file)?);
+    }
+    Ok(blake3::hash(all.as_bytes()).to_hex().to_string())
+}

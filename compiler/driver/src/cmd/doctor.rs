@@ -1,0 +1,62 @@
+//! `fqc doctor`: what this machine can run, what is missing, and what to do about it.
+
+use super::{print, print_json};
+use crate::exit::Failure;
+use crate::key;
+use fqbin::Level;
+use serde::Serialize;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One thing that was looked at.
+#[derive(Serialize)]
+struct Check {
+    what: String,
+    ok: bool,
+    detail: String,
+}
+
+pub fn main(args: &Args) -> Result<(), Failure> {
+    let mut checks: Vec<Check> = Level::ALL
+        .into_iter()
+        .map(|level| {
+            let missing = fqrt::missing_features(level);
+            Check {
+                what: format!("CPU level {}", level.name()),
+                ok: missing.is_empty(),
+                detail: if missing.is_empty() {
+                    "available".to_owned()
+                } else {
+                    format!("this processor or kernel lacks {}", missing.join(", "))
+                },
+            }
+        })
+        .collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = format!("{threads} available");
+    checks.push(Check { what: "threads".to_owned(), ok: true, detail: count });
+    checks.push(Check {
+        what: "code generator".to_owned(),
+        ok: true,
+        detail: fqc_codegen::cpu::version(),
+    });
+    let (ok, detail) = match key::folder() {
+        Some(dir) if dir.join("key").exists() => (true, format!("in `{}`", dir.display())),
+        Some(dir) => (true, format!("the first compile makes one in `{}`", dir.display())),
+        None => (false, "set FQC_HOME or HOME to a folder".to_owned()),
+    };
+    checks.push(Check { what: "signing key".to_owned(), ok, detail });
+    if args.json {
+        return print_json(&checks);
+    }
+    for check in checks {
+        let mark = if check.ok { "ok     " } else { "missing" };
+        print(&format!("{mark} {:22} {}", check.what, check.detail))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! The `fqc` binary: reads the command line, runs one command, reports its failure.
+
+use clap::{Parser, Subcommand};
+use fqc::cmd::{bench, compare, compile, doctor, inspect, run};
+use fqc::interrupt::Interrupt;
+use fqc::{Exit, Failure};
+use std::process::ExitCode;
+
+/// Compiles ONNX transformers into one small, fast file for CPUs, and runs it.
+#[derive(Parser)]
+#[command(name = "fqc", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Calibrate, smooth, flatten, quantise, fuse and generate machine code
+    Compile(compile::Args),
+    /// Run a compiled model once
+    Run(run::Args),
+    /// Error of a compiled model against its float graph
+    Compare(compare::Args),
+    /// Time a model: median, spread, share of each kernel
+    Bench(bench::Args),
+    /// Show a model or a compiled file; executes nothing
+    Inspect(inspect::Args),
+    /// Show what this machine can run and what is missing
+    Doctor(doctor::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
+    let interrupt = Interrupt::install()
+        .map_err(|e| Failure::new(Exit::Internal, format!("cannot watch signals: {e}")))?;
+    match command {
+        Command::Compile(args) => compile::main(&args, &interrupt),
+        Command::Run(args) => run::main(&args, &interrupt),
+        Command::Compare(args) => compare::main(&args, &interrupt),
+        Command::Bench(args) => bench::main(&args, &interrupt),
+        Command::Inspect(args) => inspect::main(&args, &interrupt),
+        Command::Doctor(args) => doctor::main(&args),
+    }
+}

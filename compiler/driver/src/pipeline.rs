@@ -1,0 +1,178 @@
+//! The pipeline, top to bottom: a model file in, an image out. Every step is a function from plain
+//! data to plain data.
+
+use crate::calibrate;
+use crate::data::Batch;
+use crate::exit::{Exit, Failure};
+use crate::interrupt::Interrupt;
+use crate::progress::Verbosity;
+use crate::settings::{Method, Settings};
+use fqbin::{Level, TargetImage};
+use fqc_import::ImportOptions;
+use fqc_ir::Graph;
+use fqc_ir::plan::Plan;
+use fqc_passes::lower::{LowerError, lower};
+use fqc_passes::quant::insert_qdq::Granularity;
+use fqc_passes::quant::passes::{self as quant, Choices};
+use fqc_passes::{Pass, Runner, clean, fuse};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Called with the name of each pass and the graph it left.
+pub type AfterPass<'a> = &'a mut dyn FnMut(&str, &Graph);
+
+/// What goes along with a compilation without deciding its result.
+pub struct Context<'a> {
+    pub interrupt: &'a Interrupt,
+    pub verbosity: Verbosity,
+    pub after_pass: Option<AfterPass<'a>>,
+    /// Threads for calibration.
+    pub threads: usize,
+}
+
+/// A compiled model and what was decided on the way.
+pub struct Compiled {
+    pub target: TargetImage,
+    pub plan: Plan,
+    pub graph: Graph,
+    pub choices: Choices,
+    /// The float graph that calibration ran.
+    pub float: Graph,
+}
+
+/// Imports a model and brings it into fqc's own operations: norms, attention, activations.
+pub fn import(path: &Path, cx: &mut Context<'_>) -> Result<Graph, Failure> {
+    let mut graph = fqc_import::import(path, &ImportOptions::default()).map_err(|e| {
+        let exit = match e.kind() {
+            fqc_import::Kind::Io => Exit::Io,
+            fqc_import::Kind::Limit => Exit::Limit,
+            _ => Exit::Model,
+        };
+        Failure::new(exit, format!("{e}\n  in model `{}`", path.display()))
+    })?;
+    run(&mut graph, &clean::passes(), cx)?;
+    run(&mut graph, &fuse::refuse(), cx)?;
+    Ok(graph)
+}
+
+/// From the imported graph to code. `data` gives the calibration batches, if the method needs any.
+pub fn compile(
+    float: Graph,
+    settings: &Settings,
+    data: impl FnOnce(&Graph) -> Result<Vec<Batch>, Failure>,
+    cx: &mut Context<'_>,
+) -> Result<Compiled, Failure> {
+    let mut graph = float.clone();
+    let mut choices = Choices::default();
+    if settings.method != Method::None {
+        let batches = data(&float)?;
+        let statistics = calibrate::run(&float, settings.heads(), &batches, cx)?;
+        choices = Arc::new(quant::choose_all(
+            &graph,
+            settings.heads(),
+            &statistics,
+            &settings.search(),
+        ));
+        run(&mut graph, &exact(&choices, settings), cx)?;
+        run(&mut graph, &rounding(&choices, settings), cx)?;
+    }
+    run(&mut graph, &fuse::finish(), cx)?;
+    run(&mut graph, &[Box::new(quant::fold_quantize())], cx)?;
+    let plan = plan(&graph)?;
+    let target = generate(&plan, &levels(settings)?, cx)?;
+    Ok(Compiled { target, plan, graph, choices, float })
+}
+
+/// Smoothing and flattening: the graph computes what it did before.
+pub fn exact(choices: &Choices, settings: &Settings) -> Vec<Box<dyn Pass>> {
+    vec![
+        Box::new(quant::Smooth { heads: settings.heads(), choices: choices.clone() }),
+        Box::new(quant::Flatten { heads: settings.heads(), choices: choices.clone() }),
+    ]
+}
+
+/// Rounding to codes, and the first fold.
+pub fn rounding(choices: &Choices, settings: &Settings) -> Vec<Box<dyn Pass>> {
+    let granularity = if settings.per_tensor_weights {
+        Granularity::PerTensor
+    } else {
+        Granularity::PerChannel
+    };
+    vec![
+        Box::new(quant::InsertQdq {
+            choices: choices.clone(),
+            activation_bits: 8,
+            weight_bits: 8,
+            granularity,
+        }),
+        Box::new(quant::fold_qdq()),
+    ]
+}
+
+/// Float code for this machine, in memory: calibration and comparison run it.
+pub fn float_target(float: &Graph, cx: &mut Context<'_>) -> Result<TargetImage, Failure> {
+    let mut graph = float.clone();
+    run(&mut graph, &fuse::finish(), cx)?;
+    let level = forced_level()?.or_else(fqrt::best_level).ok_or_else(no_level)?;
+    generate(&plan(&graph)?, &[level], cx)
+}
+
+/// The level that `FQC_CPU_LEVEL` forces.
+pub fn forced_level() -> Result<Option<Level>, Failure> {
+    Level::from_env().map_err(Failure::usage)
+}
+
+fn no_level() -> Failure {
+    Failure::new(Exit::CannotRun, "this processor has no AVX2; fqc needs at least that")
+}
+
+fn levels(settings: &Settings) -> Result<Vec<Level>, Failure> {
+    let parse = |name: &String| {
+        Level::ALL.into_iter().find(|l| l.name() == name).ok_or_else(|| {
+            let known: Vec<&str> = Level::ALL.iter().map(|l| l.name()).collect();
+            Failure::usage(format!("no CPU level `{name}`; there are {}", known.join(", ")))
+        })
+    };
+    settings.levels.iter().map(parse).collect()
+}
+
+/// Runs passes; a failure is a fault of fqc and leaves the graph before it as a file.
+pub fn run(
+    graph: &mut Graph,
+    passes: &[Box<dyn Pass>],
+    cx: &mut Context<'_>,
+) -> Result<(), Failure> {
+    cx.interrupt.check()?;
+    let mut runner = Runner::new();
+    if let Some(after) = &mut cx.after_pass {
+        runner = runner.after_each(Box::new(|name, graph| after(name, graph)));
+    }
+    runner.run(graph, passes).map_err(|failure| {
+        let dump = std::env::temp_dir().join("fqc-crash.fqt");
+        let kept = match std::fs::write(&dump, &failure.dump) {
+            Ok(()) => format!("; the graph before it is in `{}`", dump.display()),
+            Err(_) => String::new(),
+        };
+        Failure::internal(format!("{failure}{kept}"))
+    })
+}
+
+/// The plan of a finished graph.
+pub fn plan(graph: &Graph) -> Result<Plan, Failure> {
+    let plan = lower(graph).map_err(|errors: Vec<LowerError>| {
+        let lines: Vec<String> = errors.iter().map(LowerError::to_string).collect();
+        Failure::new(Exit::Model, lines.join("\n"))
+    })?;
+    fqc_ir::plan::verify(&plan).map_err(|faults| {
+        Failure::internal(format!("the plan is faulty: {}", faults.join("; ")))
+    })?;
+    Ok(plan)
+}
+
+fn generate(plan: &Plan, levels: &[Level], cx: &Context<'_>) -> Result<TargetImage, Failure> {
+    cx.interrupt.check()?;
+    let target = fqc_codegen::cpu::generate(plan, levels)
+        .map_err(|e| Failure::new(Exit::Model, e.to_string()))?;
+    cx.interrupt.check()?;
+    Ok(target)
+}

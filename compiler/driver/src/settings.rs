@@ -1,0 +1,63 @@
+//! What a compilation does, resolved: from the command line, and recorded in the file's manifest.
+
+use fqc_passes::quant::choose;
+use fqc_passes::quant::groups::Heads;
+use serde::Serialize;
+
+/// How activations and weights are quantised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Float all the way.
+    None,
+    /// Static per-tensor activations from their largest value, weights rounded to nearest.
+    Rtn,
+    /// The same after channel smoothing.
+    Smoothquant,
+    /// Smoothing, then large channels spread over extra channels.
+    Flattenquant,
+}
+
+/// Everything that decides the bytes of the result, but for the model and the data.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Settings {
+    pub method: Method,
+    /// Code levels, best last.
+    pub levels: Vec<String>,
+    /// Extra channels at most, as a share of a layer's channels.
+    pub max_extra: f32,
+    /// Whether a language model's head is quantised too.
+    pub quantize_head: bool,
+    /// Whether each weight has one scale instead of one for each output channel.
+    pub per_tensor_weights: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            method: Method::Flattenquant,
+            levels: ["avx2", "avx512-vnni", "amx-int8"].map(str::to_owned).into(),
+            max_extra: 0.10,
+            quantize_head: false,
+            per_tensor_weights: false,
+        }
+    }
+}
+
+impl Settings {
+    /// The search space of the method.
+    pub fn search(&self) -> choose::Settings {
+        let defaults = choose::Settings { max_extra: self.max_extra, ..Default::default() };
+        match self.method {
+            Method::None | Method::Rtn => {
+                choose::Settings { alphas: vec![0.0], flatten: false, ..defaults }
+            }
+            Method::Smoothquant => choose::Settings { flatten: false, ..defaults },
+            Method::Flattenquant => defaults,
+        }
+    }
+
+    pub fn heads(&self) -> Heads {
+        if self.quantize_head { Heads::Quantized } else { Heads::Float }
+    }
+}
