@@ -3,8 +3,9 @@
 
 usage: bench_peers.py CACHE [--fqc BINARY] [--threads 2] [--rounds 5] [--save FILE]
 Each peer lives in a process of its own. The tools take turns, round after round, so that a change
-of the machine's speed meets all of them alike. Prints a table a shape with median and spread in
-milliseconds over all rounds, and the ratio of each median to fqc's (above 1: fqc is faster).
+of the machine's speed meets all of them alike; a turn is some seconds of inferences after a warm
+one. Prints a table a shape: the median of the turns' medians, the fastest and the slowest
+inference in milliseconds, and the ratio of each median to fqc's (above 1: fqc is faster).
 --save appends one line of JSON with the commit, the machine and all figures.
 """
 import argparse
@@ -25,7 +26,7 @@ FLAGS = ["avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8"
 
 
 def worker(pipe, name, cache, threads):
-    """Answers each shape with the times of one turn in milliseconds."""
+    """Answers each shape with median, minimum and maximum of one turn in milliseconds."""
     runner = peers.peers(cache, threads)[name]()
     ready = {}
     pipe.send("ready")
@@ -42,7 +43,7 @@ def worker(pipe, name, cache, threads):
             start = time.perf_counter()
             infer()
             times.append((time.perf_counter() - start) * 1000)
-        pipe.send(times)
+        pipe.send((statistics.median(times), min(times), max(times)))
 
 
 class Peer:
@@ -73,35 +74,40 @@ class Fqc:
         compile_ += ["--calib", cache / "text/emma.txt", "--tokenizer", source / "tokenizer.json"]
         subprocess.run(compile_, check=True)
         self.command = [binary, "bench", model, "--threads", str(threads), "--json"]
+        self.milliseconds = {}  # of one run at each shape, once known
 
     def turn(self, shape, seconds):
-        command = self.command + ["--shape", f"input_ids={shape}", "--seconds", str(seconds)]
+        runs = max(3, int(seconds * 1000 / self.milliseconds.get(shape, 1000)))
+        command = self.command + ["--shape", f"input_ids={shape}", "--runs", str(runs)]
         answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        return json.loads(answer)["times_ms"]
+        figures = json.loads(answer)
+        self.milliseconds[shape] = figures["median_ms"]
+        return figures["median_ms"], figures["min_ms"], figures["max_ms"]
 
     def close(self):
         pass
 
 
 def measure(tools, shapes, rounds, seconds):
-    times = {shape: {name: [] for name in tools} for shape in shapes}
-    for turn in range(rounds):
+    turns = {shape: {name: [] for name in tools} for shape in shapes}
+    for number in range(rounds):
         for shape in shapes:
             for name, tool in tools.items():
-                times[shape][name] += tool.turn(shape, seconds)
-        print(f"round {turn + 1} of {rounds}", flush=True)
+                turns[shape][name].append(tool.turn(shape, seconds))
+        print(f"round {number + 1} of {rounds}", flush=True)
     return {
-        shape: {
-            name: {
-                "median_ms": round(statistics.median(all_), 3),
-                "min_ms": round(min(all_), 3),
-                "max_ms": round(max(all_), 3),
-                "runs": len(all_),
-            }
-            for name, all_ in row.items()
-        }
-        for shape, row in times.items()
+        shape: {name: summary(*zip(*all_)) for name, all_ in row.items()}
+        for shape, row in turns.items()
     }
+
+
+def summary(medians, minima, maxima):
+    figures = {
+        "median_ms": statistics.median(medians),
+        "min_ms": min(minima),
+        "max_ms": max(maxima),
+    }
+    return {name: round(value, 3) for name, value in figures.items()}
 
 
 def show(figures):

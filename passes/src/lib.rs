@@ -2,17 +2,43 @@
 //!
 //! A pass reads a graph, makes patches, and declares which facts it needs, gives and breaks; the
 //! runner checks them and verifies the graph after every pass in every build. Reading order:
-//! [`rule`], [`run`], [`facts`], [`pattern`], [`clean`], [`fuse`].
+//! [`rule`], [`run`], [`facts`], [`pattern`], [`clean`], [`fuse`], [`quant`], [`lower`].
 
 #![forbid(unsafe_code)]
 
 pub mod clean;
 pub mod facts;
 pub mod fuse;
+pub mod lower;
 pub mod pattern;
+pub mod quant;
 pub mod rule;
 pub mod run;
 
 pub use facts::Facts;
 pub use rule::{Rule, RulePass};
 pub use run::{Failure, Pass, PassCx, PassError, PassReport, Runner};
+
+/// The pass of a name, if it needs no data; for tests, and for `--passes`.
+pub fn named(name: &str) -> Option<Box<dyn Pass>> {
+    let all = [
+        clean::CANON,
+        fuse::LAYER_NORM,
+        fuse::RMS_NORM,
+        fuse::GELU,
+        fuse::SILU,
+        fuse::ROPE,
+        fuse::ATTENTION,
+        fuse::GQA,
+        fuse::linear::PASS,
+        fuse::merge_gemms::PASS,
+        fuse::epilogue::PASS,
+        fuse::pointwise::PASS,
+        quant::passes::fold_qdq(),
+        quant::passes::fold_quantize(),
+    ];
+    if name == clean::Cse.name() {
+        return Some(Box::new(clean::Cse));
+    }
+    all.into_iter().find(|p| p.name == name).map(|p| Box::new(p) as Box<dyn Pass>)
+}

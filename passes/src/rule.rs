@@ -15,6 +15,7 @@ pub struct Rule {
 }
 
 /// A pass that is a set of rules.
+#[derive(Clone, Copy)]
 pub struct RulePass {
     pub name: &'static str,
     pub rules: &'static [Rule],
@@ -23,7 +24,7 @@ pub struct RulePass {
     pub breaks: Facts,
 }
 
-impl Pass for &RulePass {
+impl Pass for RulePass {
     fn name(&self) -> &'static str {
         self.name
     }

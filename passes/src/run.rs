@@ -3,7 +3,9 @@
 //! which is a test file.
 
 use crate::facts::Facts;
-use fqc_ir::{Graph, text, verify};
+use fqc_ir::text::print;
+use fqc_ir::verify::Fault;
+use fqc_ir::{Graph, verify};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -35,8 +37,8 @@ pub enum PassError {
     Limit { counts: String },
     #[error("the graph has a cycle")]
     Cycle,
-    #[error("{word} `{fact}`, which does not hold at `{node}`: {reason}")]
-    Fact { word: &'static str, fact: &'static str, node: String, reason: String },
+    #[error("needs {facts}:\n{listing}")]
+    Needs { facts: String, listing: String },
     #[error("left the graph broken:\n{0}")]
     Verify(String),
     #[error("{0}")]
@@ -150,7 +152,7 @@ impl<'a> Runner<'a> {
             self.step(graph, pass.as_ref()).map_err(|error| Failure {
                 pass: pass.name(),
                 error,
-                dump: format!("test pass {}\n\n{}", pass.name(), text::print(&before)),
+                dump: format!("test pass {}\n\n{}", pass.name(), print(&before)),
             })?;
             if let Some(hook) = &mut self.after {
                 hook(pass.name(), graph);
@@ -161,35 +163,33 @@ impl<'a> Runner<'a> {
 
     fn step(&mut self, graph: &mut Graph, pass: &dyn Pass) -> Result<(), PassError> {
         let start = Instant::now();
-        check(graph, pass.needs().without(self.facts), "needs")?;
+        let missing = pass.needs().without(self.facts);
+        if !missing.is_empty() {
+            verify::verify(graph, missing).map_err(|faults| PassError::Needs {
+                facts: missing.to_string(),
+                listing: faulty_lines(graph, &faults),
+            })?;
+        }
         let mut cx = PassCx { patches_left: self.stop_at, ..PassCx::default() };
         pass.run(graph, &mut cx)?;
-        verify::verify(graph).map_err(|faults| PassError::Verify(faults.to_string()))?;
         self.stopped = cx.stopped;
         self.stop_at = cx.patches_left;
-        let kept = self.facts.without(pass.breaks());
-        check(graph, kept, "breaks undeclared")?;
-        if !self.stopped {
-            check(graph, pass.gives(), "promises")?;
-        }
-        self.facts = kept | if self.stopped { Facts::NONE } else { pass.gives() };
+        let gives = if self.stopped { Facts::NONE } else { pass.gives() };
+        self.facts = self.facts.without(pass.breaks()) | gives;
+        verify::verify(graph, self.facts)
+            .map_err(|faults| PassError::Verify(faulty_lines(graph, &faults)))?;
         let (counts, nodes) = (cx.counts, graph.len());
         self.reports.push(PassReport { pass: pass.name(), counts, nodes, time: start.elapsed() });
         Ok(())
     }
 }
 
-/// That each of the facts holds everywhere.
-fn check(graph: &Graph, facts: Facts, word: &'static str) -> Result<(), PassError> {
-    for fact in facts.each() {
-        for id in graph.ids() {
-            (fact.check)(graph, id).map_err(|reason| PassError::Fact {
-                word,
-                fact: fact.name,
-                node: graph.node(id).name.clone(),
-                reason,
-            })?;
-        }
-    }
-    Ok(())
+/// The faults, each under its line of the graph; sound lines left out.
+fn faulty_lines(graph: &Graph, faults: &[Fault]) -> String {
+    let text = verify::render(graph, faults);
+    let lines: Vec<&str> = text.lines().collect();
+    let is_fault = |i: usize| lines.get(i).is_some_and(|l| l.trim_start().starts_with("^ error"));
+    let whole = |l: &str| l.starts_with("error");
+    let shown = (0..lines.len()).filter(|&i| is_fault(i) || is_fault(i + 1) || whole(lines[i]));
+    shown.map(|i| lines[i]).collect::<Vec<_>>().join("\n")
 }

@@ -5,15 +5,10 @@ use anyhow::{Result, bail};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// A package, and a file that shows it is there.
-const BUILD: [(&str, &str); 7] = [
-    ("build-essential", "/usr/bin/g++"),
+/// What the build of the workspace needs beyond Rust and its linker, each with a file of it.
+const BUILD: [(&str, &str); 2] = [
     ("llvm-22-dev", "/usr/lib/llvm-22/include/llvm-c/Core.h"),
     ("llvm-22-dev", "/usr/lib/llvm-22/bin/llvm-config"),
-    ("libpolly-22-dev", "/usr/lib/llvm-22/lib/libPolly.a"),
-    ("zlib1g-dev", "/usr/include/zlib.h"),
-    ("libzstd-dev", "/usr/include/zstd.h"),
-    ("libxml2-dev", "/usr/include/libxml2/libxml/parser.h"),
 ];
 
 /// Installs what the build of the workspace needs and the machine lacks.

@@ -155,7 +155,7 @@ impl Case {
                 n,
                 k: k_padded,
                 input,
-                row_stride: if seed % 3 == 0 {
+                row_stride: if seed.is_multiple_of(3) {
                     Stride::Dim(1)
                 } else {
                     Stride::Const(k_padded as i64)
@@ -171,7 +171,7 @@ impl Case {
                     vec![Operand::PerColumn, Operand::PerElement(Stride::Dim(2))]
                 },
                 output,
-                out_stride: if seed % 2 == 0 {
+                out_stride: if seed.is_multiple_of(2) {
                     Stride::Const((n + GUARD) as i64)
                 } else {
                     Stride::Dim(2)
@@ -357,7 +357,10 @@ fn blobs(desc: &GemmDesc) -> Vec<(&'static str, Mapped)> {
 
 #[test]
 fn accumulators_are_the_sums_of_the_products_at_every_level() {
-    for (seed, (rows, k, n)) in SHAPES.into_iter().enumerate() {
+    let mut numbers = Numbers(17);
+    let mut below = |limit: u64| 1 + (numbers.next() % limit) as usize;
+    let random: Vec<_> = (0..8).map(|_| (below(150), below(300), below(120))).collect();
+    for (seed, (rows, k, n)) in SHAPES.into_iter().chain(random).enumerate() {
         for signed in [true, false] {
             let input = GemmInput::Codes { signed };
             let case = Case::new(seed as u64, rows, k, n, input, GemmOutput::I32);

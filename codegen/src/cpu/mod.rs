@@ -3,6 +3,7 @@
 pub mod build;
 pub mod exec;
 pub mod expr;
+mod flow;
 pub mod gemm;
 mod gemm_amx;
 mod gemm_dot;

@@ -72,7 +72,7 @@ pub fn call(step: &Step, expr: &Expr, elems: &[Elem]) -> Result<Call, CpuError> 
 }
 
 /// The type as which a copy moves elements.
-fn bits_only(elem: Elem) -> Elem {
+pub(super) fn bits_only(elem: Elem) -> Elem {
     match elem.bits() {
         8 => Elem::U8,
         16 => Elem::U16,

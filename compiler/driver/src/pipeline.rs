@@ -76,7 +76,7 @@ pub fn compile(
         run(&mut graph, &exact(&choices, settings), cx)?;
         run(&mut graph, &rounding(&choices, settings), cx)?;
     }
-    run(&mut graph, &fuse::finish(), cx)?;
+    run(&mut graph, &fuse::fuse(), cx)?;
     run(&mut graph, &[Box::new(quant::fold_quantize())], cx)?;
     let plan = plan(&graph)?;
     let target = generate(&plan, &levels(settings)?, cx)?;
@@ -112,7 +112,7 @@ pub fn rounding(choices: &Choices, settings: &Settings) -> Vec<Box<dyn Pass>> {
 /// Float code for this machine, in memory: calibration and comparison run it.
 pub fn float_target(float: &Graph, cx: &mut Context<'_>) -> Result<TargetImage, Failure> {
     let mut graph = float.clone();
-    run(&mut graph, &fuse::finish(), cx)?;
+    run(&mut graph, &fuse::fuse(), cx)?;
     let level = forced_level()?.or_else(fqrt::best_level).ok_or_else(no_level)?;
     generate(&plan(&graph)?, &[level], cx)
 }

@@ -44,10 +44,6 @@ impl<'a> Attrs<'a> {
         Ok(Some(a))
     }
 
-    /// Whether the node has the attribute; does not count as reading it.
-    pub fn has(&self, name: &str) -> bool {
-        self.list.iter().any(|a| a.name == name)
-    }
 
     /// Notes an attribute as read that has no meaning for inference.
     pub fn ignore(&self, name: &str) {

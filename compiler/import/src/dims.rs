@@ -88,8 +88,8 @@ fn common_factor(dim: &Dim) -> Dim {
             * match atom {
                 Atom::Sym(name) => Dim::sym(&**name),
                 Atom::FloorDiv(a, b) => a.floor_div(b),
-                Atom::Min(a, b) => a.min(b),
-                Atom::Max(a, b) => a.max(b),
+                Atom::Min(a, b) => a.smaller(b),
+                Atom::Max(a, b) => a.larger(b),
             }
     })
 }
@@ -121,7 +121,7 @@ pub(crate) fn min(a: &Dim, b: &Dim) -> Dim {
     match () {
         () if at_least(a, b) => b.clone(),
         () if at_least(b, a) => a.clone(),
-        () => a.min(b),
+        () => a.smaller(b),
     }
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn max(a: &Dim, b: &Dim) -> Dim {
     match () {
         () if at_least(a, b) => a.clone(),
         () if at_least(b, a) => b.clone(),
-        () => a.max(b),
+        () => a.larger(b),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::error::{Fault, Kind, Problem, Res, Site, shown};
 use crate::external::External;
 use crate::functions::{self, Functions};
 use crate::{ImportOptions, limits, ops, tensor};
-use fqc_ir::{Const, Dim, Elem, Graph, Op, Type};
+use fqc_ir::{Const, Dim, Graph, Op, Type};
 use std::collections::{BTreeMap, BTreeSet};
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, ValueInfoProto, type_proto};
@@ -353,7 +353,7 @@ impl Walk<'_> {
         );
         let mut cx =
             Cx::new(&mut self.builder, self.external, attrs, version, operands, results);
-        Ok(run(&mut cx).and_then(|values| cx.finish().map(|()| values)))
+        Ok(run.apply(&mut cx).and_then(|values| cx.finish().map(|()| values)))
     }
 
     /// Names the values that a node made; none at all means that they are broken already.

@@ -49,15 +49,16 @@ pub enum BinaryOp {
     Mul,
     /// Integers truncate toward zero; an integer divided by zero is zero.
     Div,
-    /// Float: `powf`; integers by repeated multiplication.
+    /// Float: `powf`; integers by repeated multiplication, a negative power gives the truncated
+    /// reciprocal, zero for base 0.
     Pow,
     /// NaN wins.
     Min,
     /// NaN wins.
     Max,
-    /// Remainder with the sign of the divisor (Python's `%`).
+    /// Remainder with the sign of the divisor (Python's `%`); of integers by zero it is zero.
     Mod,
-    /// Remainder with the sign of the dividend (C's `fmod`).
+    /// Remainder with the sign of the dividend (C's `fmod`); of integers by zero it is zero.
     Rem,
     And,
     Or,

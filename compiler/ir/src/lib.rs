@@ -15,6 +15,8 @@ pub mod op;
 pub mod patch;
 pub mod plan;
 pub mod quant;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod text;
 pub mod types;
 pub mod verify;

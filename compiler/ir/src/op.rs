@@ -60,7 +60,8 @@ pub enum Op {
     Binary(BinaryOp),
     /// Condition, then, else.
     Select,
-    /// To float from float: round to nearest even; to integer: truncate, wrap; to bool: `!= 0`.
+    /// To a float: round to nearest even; to an integer from a float: truncate, hold within i64 (u64),
+    /// NaN to 0, then wrap; from an integer: wrap; to bool: `!= 0`.
     Cast(Elem),
     /// A fused tree of the above.
     Pointwise(Expr),

@@ -2,12 +2,16 @@
 //! Reshapes, transposes, slices and broadcasts have become views. Data only; codegen reads it and
 //! never sees the graph.
 
+mod verify;
+
 use crate::data::Const;
 use crate::dim::{self, Dim};
 use crate::expr::Expr;
 use crate::graph::Limit;
 use crate::op::{ReduceOp, ScatterOp};
 use crate::types::{Elem, Shape};
+
+pub use verify::verify;
 
 /// Index into [`Plan::buffers`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -147,9 +147,13 @@ pub fn is_identity(graph: &Graph, id: NodeId) -> bool {
     }
 }
 
-/// Whether the node computes a constant that could stand in its place: every operand is one and all
-/// sizes are known. Not so for `dequantize` and `broadcast`, whose operands are smaller than their
-/// results, and for `iota`, which has none.
+/// A constant up to this many bytes may stand for anything.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// Whether the node computes a constant that should stand in its place: every operand is one, all
+/// sizes are known, and the model does not grow much by it: the result is small, or at most four
+/// times as large as the operands. Not so for `dequantize` and `broadcast`, whose operands are smaller
+/// than their results, and for `iota`, which has none.
 pub fn is_foldable(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
     let operands = graph.operands(id);
@@ -158,9 +162,14 @@ pub fn is_foldable(graph: &Graph, id: NodeId) -> bool {
         Op::Dims(sizes) => sizes.iter().all(|d| d.is_const()),
         _ => !operands.is_empty(),
     };
-    by_kind
-        && node.ty.const_shape().is_some()
-        && operands.iter().all(|&o| matches!(graph.node(o).op, Op::Const(_)))
+    let mut given = 0usize;
+    for operand in operands {
+        let Op::Const(value) = &graph.node(operand).op else { return false };
+        given = given.saturating_add(value.bytes.as_slice().len());
+    }
+    let count = node.ty.count().as_const().and_then(|n| usize::try_from(n).ok());
+    let fits = |n: usize| node.ty.elem.bytes(n) <= SMALL_BYTES.max(given.saturating_mul(4));
+    by_kind && node.ty.const_shape().is_some() && count.is_some_and(fits)
 }
 
 fn is_dequantized(graph: &Graph, id: NodeId) -> bool {

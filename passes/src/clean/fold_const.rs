@@ -7,67 +7,40 @@
 //! ```
 
 use crate::pattern::constant;
-use fqc_interp::{Binding, FOLD_BYTES, Tensor, eval_node};
-use fqc_ir::{Const, Graph, NodeId, Op, Patch};
-
-/// A result up to this many bytes is folded even if it is larger than the operands.
-const SMALL_BYTES: usize = 64 << 10;
+use fqc_interp::{Binding, Tensor, eval_node_within};
+use fqc_ir::{Const, Graph, NodeId, Op, Patch, verify};
 
 pub fn find(graph: &Graph, id: NodeId) -> Option<Patch> {
-    let op = &graph.node(id).op;
-    if !foldable(op) {
+    if !verify::is_foldable(graph, id) {
         return None;
     }
-    let ids = graph.operands(id);
-    let operands: Vec<&Const> =
-        ids.iter().map(|&x| constant(graph, x)).collect::<Option<_>>()?;
-    if operands.iter().any(|c| c.quant.is_some()) || broadcasts_for_free(graph, id) {
+    let value = fold(graph, id)?;
+    if value.ty() != graph.node(id).ty {
         return None;
     }
-    let value = fold(graph, id, op, &operands)?;
     let mut patch = Patch::new();
     let folded = patch.add(&graph.node(id).name, Op::Const(value), &[]);
     patch.replace(id, folded);
     Some(patch)
 }
 
-/// Not what defines a value, and nothing that belongs to quantisation.
-fn foldable(op: &Op) -> bool {
-    match op {
-        Op::Input(_) | Op::Const(_) => false,
-        Op::Flatten { .. } | Op::Quantize(_) | Op::Dequantize => false,
-        Op::Gemm { .. } | Op::GemmAccumulate => false,
-        Op::LayerNormQuantize { .. } | Op::RmsNormQuantize { .. } => false,
-        Op::PointwiseQuantize { .. } => false,
-        _ => true,
-    }
-}
-
-/// Whether this is a broadcast whose reader broadcasts by itself.
-fn broadcasts_for_free(graph: &Graph, id: NodeId) -> bool {
-    let elementwise = |op: &Op| {
-        matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Select | Op::Cast(_) | Op::Pointwise(_))
-    };
-    matches!(graph.node(id).op, Op::Broadcast(_))
-        && graph.users(id).iter().any(|&(user, _)| elementwise(&graph.node(user).op))
-}
-
-fn fold(graph: &Graph, id: NodeId, op: &Op, operands: &[&Const]) -> Option<Const> {
-    let ty = &graph.node(id).ty;
-    let shape = ty.const_shape()?;
-    let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
-    let bytes = count.checked_mul(ty.elem.bits() as usize)?.div_ceil(8);
-    match (op, operands) {
-        (Op::Reshape(_), [x]) => Const::new(x.elem, shape, x.bytes.clone()),
-        (Op::Transpose(perm), [x]) if perm == &[1, 0] && x.elem.bits() % 8 == 0 => transpose(x),
+fn fold(graph: &Graph, id: NodeId) -> Option<Const> {
+    let node = graph.node(id);
+    let ids = graph.operands(id);
+    let operands: Vec<&Const> = ids.iter().map(|&x| constant(graph, x)).collect::<Option<_>>()?;
+    let plain = operands.iter().all(|c| c.quant.is_none());
+    match (&node.op, &operands[..]) {
+        (Op::Reshape(_), [x]) if plain => {
+            Const::new(x.elem, node.ty.const_shape()?, x.bytes.clone())
+        }
+        (Op::Transpose(perm), [x]) if plain && perm == &[1, 0] && x.elem.bits() >= 8 => {
+            transpose(x)
+        }
         _ => {
-            let given: usize = operands.iter().map(|c| c.bytes.as_slice().len()).sum();
-            if bytes > SMALL_BYTES.max(given) || bytes as u64 > FOLD_BYTES {
-                return None;
-            }
             let tensors: Vec<Tensor> = operands.iter().map(|&c| Tensor::from_const(c)).collect();
             let refs: Vec<&Tensor> = tensors.iter().collect();
-            Some(eval_node(op, &refs, &Binding::new()).ok()?.to_const())
+            let value = eval_node_within(&node.op, &refs, &Binding::new(), u64::MAX);
+            Some(value.ok()?.to_const())
         }
     }
 }

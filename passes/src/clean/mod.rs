@@ -43,7 +43,7 @@ pub static RULES: [Rule; 22] = [
 ];
 
 /// The rules above as a pass.
-pub static CANON: RulePass = RulePass {
+pub const CANON: RulePass = RulePass {
     name: "canon",
     rules: &RULES,
     needs: Facts::NONE,
@@ -53,5 +53,5 @@ pub static CANON: RulePass = RulePass {
 
 /// Canonicalises and shares equal nodes; constants are shared first, so that nothing is folded twice.
 pub fn passes() -> Vec<Box<dyn Pass>> {
-    vec![Box::new(Cse), Box::new(&CANON), Box::new(Cse), Box::new(&CANON)]
+    vec![Box::new(Cse), Box::new(CANON), Box::new(Cse), Box::new(CANON)]
 }

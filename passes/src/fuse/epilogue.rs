@@ -18,7 +18,7 @@ use fqc_ir::{Elem, Expr, Graph, NodeId, Op, Patch, Value};
 const MAX_EXTRAS: usize = 4;
 const MAX_SIZE: usize = 24;
 
-pub static PASS: RulePass = RulePass {
+pub const PASS: RulePass = RulePass {
     name: "epilogue",
     rules: &[Rule { name: "epilogue", find }],
     needs: Facts::NONE,

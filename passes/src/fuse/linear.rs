@@ -12,11 +12,11 @@ use crate::pattern::{constant, only_reader, ty};
 use crate::rule::{Rule, RulePass};
 use fqc_ir::{BinaryOp, Elem, Expr, Graph, NodeId, Op, Patch, Value};
 
-pub static PASS: RulePass = RulePass {
+pub const PASS: RulePass = RulePass {
     name: "linear",
     rules: &[Rule { name: "matmul-to-gemm", find: product }, Rule { name: "bias", find: bias }],
     needs: Facts::NONE,
-    gives: Facts::LINEAR,
+    gives: Facts::NONE,
     breaks: Facts::CANONICAL,
 };
 

@@ -16,7 +16,7 @@ use crate::rule::{Rule, RulePass};
 use fqc_ir::{Const, Dim, Expr, Graph, NodeId, Op, Patch, Quant, Scale, Value};
 use std::sync::Arc;
 
-pub static PASS: RulePass = RulePass {
+pub const PASS: RulePass = RulePass {
     name: "merge-gemms",
     rules: &[Rule { name: "merge-gemms", find }],
     needs: Facts::NONE,

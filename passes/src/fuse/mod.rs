@@ -32,7 +32,7 @@ const fn refusing(name: &'static str, rules: &'static [Rule]) -> RulePass {
     }
 }
 
-pub static LAYER_NORM: RulePass = refusing(
+pub const LAYER_NORM: RulePass = refusing(
     "layer-norm",
     &[
         Rule { name: "layer-norm", find: layer_norm::core },
@@ -41,7 +41,7 @@ pub static LAYER_NORM: RulePass = refusing(
     ],
 );
 
-pub static RMS_NORM: RulePass = refusing(
+pub const RMS_NORM: RulePass = refusing(
     "rms-norm",
     &[
         Rule { name: "rms-norm", find: rms_norm::core },
@@ -49,11 +49,11 @@ pub static RMS_NORM: RulePass = refusing(
     ],
 );
 
-pub static GELU: RulePass = refusing("gelu", &[Rule { name: "gelu", find: gelu::find }]);
+pub const GELU: RulePass = refusing("gelu", &[Rule { name: "gelu", find: gelu::find }]);
 
-pub static SILU: RulePass = refusing("silu", &[Rule { name: "silu", find: silu::find }]);
+pub const SILU: RulePass = refusing("silu", &[Rule { name: "silu", find: silu::find }]);
 
-pub static ROPE: RulePass = refusing(
+pub const ROPE: RulePass = refusing(
     "rope",
     &[
         Rule { name: "rope", find: rope::whole },
@@ -61,25 +61,25 @@ pub static ROPE: RulePass = refusing(
     ],
 );
 
-pub static ATTENTION: RulePass =
+pub const ATTENTION: RulePass =
     refusing("attention", &[Rule { name: "attention", find: attention::find }]);
 
-pub static GQA: RulePass = refusing("gqa", &[Rule { name: "gqa", find: gqa::find }]);
+pub const GQA: RulePass = refusing("gqa", &[Rule { name: "gqa", find: gqa::find }]);
 
 /// Finds the operations that exporters have taken apart.
 pub fn refuse() -> Vec<Box<dyn Pass>> {
     vec![
-        Box::new(&LAYER_NORM),
-        Box::new(&RMS_NORM),
-        Box::new(&GELU),
-        Box::new(&SILU),
-        Box::new(&ROPE),
-        Box::new(&ATTENTION),
-        Box::new(&CANON),
-        Box::new(&GQA),
-        Box::new(&CANON),
+        Box::new(LAYER_NORM),
+        Box::new(RMS_NORM),
+        Box::new(GELU),
+        Box::new(SILU),
+        Box::new(ROPE),
+        Box::new(ATTENTION),
+        Box::new(CANON),
+        Box::new(GQA),
+        Box::new(CANON),
         Box::new(Cse),
-        Box::new(&CANON),
+        Box::new(CANON),
     ]
 }
 
@@ -87,11 +87,11 @@ pub fn refuse() -> Vec<Box<dyn Pass>> {
 /// alike.
 pub fn fuse() -> Vec<Box<dyn Pass>> {
     vec![
-        Box::new(&linear::PASS),
-        Box::new(&merge_gemms::PASS),
-        Box::new(&CANON),
-        Box::new(&epilogue::PASS),
-        Box::new(&pointwise::PASS),
-        Box::new(&CANON),
+        Box::new(linear::PASS),
+        Box::new(merge_gemms::PASS),
+        Box::new(CANON),
+        Box::new(epilogue::PASS),
+        Box::new(pointwise::PASS),
+        Box::new(CANON),
     ]
 }

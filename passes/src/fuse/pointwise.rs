@@ -15,7 +15,7 @@ use fqc_ir::{Expr, Graph, NodeId, Op, Patch, Type, Value, infer};
 const MAX_ARGS: usize = 8;
 const MAX_SIZE: usize = 32;
 
-pub static PASS: RulePass = RulePass {
+pub const PASS: RulePass = RulePass {
     name: "pointwise",
     rules: &[Rule { name: "pointwise", find }],
     needs: Facts::NONE,

@@ -274,8 +274,8 @@ mod tests {
         let only = |flatten| Settings { alphas: vec![0.0], flatten, max_extra: 0.5, ..Settings::default() };
         let flat = choose(&stats, &weights, &only(true));
         let plain = choose(&stats, &weights, &only(false));
-        assert!(flat.map.tail.iter().all(|&(j, _)| j == 3), "{:?}", flat.map.tail);
-        assert!(flat.map.tail.len() >= 9, "{:?}", flat.map.tail);
+        let of_3 = flat.map.tail.iter().filter(|t| t.0 == 3).count();
+        assert!(of_3 >= 9 && 2 * of_3 > flat.map.tail.len(), "{:?}", flat.map.tail);
         assert!(flat.error < 0.5 * plain.error, "{} against {}", flat.error, plain.error);
         assert_eq!(flat.map.padded % 64, 0);
         assert!(plain.map.tail.is_empty());

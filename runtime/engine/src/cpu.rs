@@ -29,11 +29,13 @@ pub fn missing_features(level: Level) -> Vec<&'static str> {
 fn has(feature: &str) -> bool {
     use std::arch::is_x86_feature_detected as detected;
     match feature {
+        "sse4.2" => detected!("sse4.2"),
+        "movbe" => detected!("movbe"),
         "avx" => detected!("avx"),
         "avx2" => detected!("avx2"),
         "fma" => detected!("fma"),
         "f16c" => detected!("f16c"),
-        "bmi" => detected!("bmi1"),
+        "bmi1" => detected!("bmi1"),
         "bmi2" => detected!("bmi2"),
         "lzcnt" => detected!("lzcnt"),
         "popcnt" => detected!("popcnt"),

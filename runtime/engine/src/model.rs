@@ -190,7 +190,10 @@ fn choose<'a>(
         Some(&(level, index)) => Ok((index, level)),
         None => {
             let lacks = known.first().map_or_else(String::new, |(level, _)| {
-                format!("; for `{level}` this CPU lacks {}", cpu::missing_features(*level).join(", "))
+                format!(
+                    "; for `{level}` this CPU lacks {}",
+                    cpu::missing_features(*level).join(", ")
+                )
             });
             let what = format!("the file has code for CPU levels `{have}`{lacks}");
             Err(Error::CannotRun(what))

@@ -1,6 +1,6 @@
 //! The CPU code levels: their names in files and flags, and the instruction sets each one may
-//! use. The code generator enables exactly [`Level::features`] and the runtime checks exactly
-//! those before it picks a level.
+//! use. The code generator enables [`Level::features`] and no others, and the runtime checks all of
+//! them before it picks a level.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,42 +13,18 @@ pub enum Level {
     AmxInt8,
 }
 
-const AVX2: &[&str] = &["avx", "avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "popcnt"];
+const AVX2: &[&str] =
+    &["sse4.2", "popcnt", "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "lzcnt", "movbe"];
+#[rustfmt::skip]
 const AVX512: &[&str] = &[
-    "avx",
-    "avx2",
-    "fma",
-    "f16c",
-    "bmi",
-    "bmi2",
-    "lzcnt",
-    "popcnt",
-    "avx512f",
-    "avx512bw",
-    "avx512cd",
-    "avx512dq",
-    "avx512vl",
-    "avx512vnni",
+    "sse4.2", "popcnt", "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "lzcnt", "movbe",
+    "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni",
 ];
+#[rustfmt::skip]
 const AMX: &[&str] = &[
-    "avx",
-    "avx2",
-    "fma",
-    "f16c",
-    "bmi",
-    "bmi2",
-    "lzcnt",
-    "popcnt",
-    "avx512f",
-    "avx512bw",
-    "avx512cd",
-    "avx512dq",
-    "avx512vl",
-    "avx512vnni",
-    "avx512bf16",
-    "amx-tile",
-    "amx-int8",
-    "amx-bf16",
+    "sse4.2", "popcnt", "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "lzcnt", "movbe",
+    "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni",
+    "avx512bf16", "amx-tile", "amx-int8", "amx-bf16",
 ];
 
 impl Level {
@@ -65,7 +41,7 @@ impl Level {
         }
     }
 
-    /// Instruction sets that code of this level may use, as LLVM names them.
+    /// Instruction sets that code of this level may use, by their CPUID names.
     pub fn features(self) -> &'static [&'static str] {
         match self {
             Level::Avx2 => AVX2,

@@ -4,7 +4,7 @@
 mod support;
 
 use fqbin::{Access, Expr, ExprId, Place, Program, to_bytes, verify};
-use support::{Random, bind_and_touch, open_any, repair, sample_image, sample_program};
+use support::{Random, bind_and_touch, fuzz_entry, open_any, repair, sample_image, sample_program};
 
 const ROUNDS: usize = 10_000;
 
@@ -129,4 +129,14 @@ fn mutated_programs_bind_in_bounds_or_not_at_all() {
         }
     }
     assert!(good > ROUNDS / 50 && good < ROUNDS, "{good} were verified");
+}
+
+#[test]
+fn the_fuzz_entry_takes_anything() {
+    let mut random = Random(0xdead_10cc);
+    for _ in 0..ROUNDS {
+        let len = random.below(64);
+        let data: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+        fuzz_entry(&data);
+    }
 }

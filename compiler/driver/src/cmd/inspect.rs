@@ -48,7 +48,7 @@ fn graph(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     let mut cx = Context { after_pass: Some(&mut show), ..quiet(interrupt, 1) };
     let mut graph = pipeline::import(&args.file, &mut cx)?;
     if args.plan {
-        pipeline::run(&mut graph, &fqc_passes::fuse::finish(), &mut cx)?;
+        pipeline::run(&mut graph, &fqc_passes::fuse::fuse(), &mut cx)?;
         return print(&text::plan::print(&pipeline::plan(&graph)?));
     }
     drop(cx);

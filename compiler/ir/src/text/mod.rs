@@ -19,12 +19,14 @@ mod attrs;
 mod expr;
 mod lex;
 mod parse;
+mod plan;
 mod print;
 mod quants;
 mod values;
 
 pub(crate) use lex::symbol;
 pub use parse::{ParseError, parse};
+pub use plan::print_plan;
 pub(crate) use print::{join, lines};
 pub use print::{print, print_with_blobs, print_with_origins};
 pub use values::{BlobSource, Blobs, content_hash, random};

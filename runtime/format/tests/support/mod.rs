@@ -100,6 +100,35 @@ pub fn open_any(bytes: &[u8]) -> bool {
     true
 }
 
+/// The entry point of the fuzzer. The input is opened as it is; then it is read as a list of
+/// edits (two bytes of place, one of what to do, one of value) on a sample file, which is opened
+/// with its checksums left wrong and with them repaired.
+#[allow(dead_code, reason = "not every user of this module needs every function")]
+pub fn fuzz_entry(data: &[u8]) {
+    static SAMPLE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    open_any(data);
+    let sample = SAMPLE.get_or_init(|| {
+        fqbin::to_bytes(&sample_image(), None).expect("the sample image is well formed")
+    });
+    let mut bytes = sample.clone();
+    for edit in data.chunks_exact(4) {
+        let at = usize::from(u16::from_be_bytes([edit[0], edit[1]])) % (bytes.len() - 8);
+        let value = edit[3];
+        match edit[2] % 6 {
+            0 => bytes[at] = value,
+            1 => bytes[at] ^= value,
+            2 => bytes[at..at + 4].copy_from_slice(&u32::from(value).to_le_bytes()),
+            3 => bytes[at..at + 8].copy_from_slice(&(1u64 << (value % 64)).to_le_bytes()),
+            4 => bytes[at..at + 8].fill(value),
+            _ => bytes.copy_within(usize::from(value)..usize::from(value) + 8, at),
+        }
+    }
+    let opened = open_any(&bytes);
+    assert!(!opened || bytes == *sample, "a damaged file was opened");
+    repair(&mut bytes);
+    open_any(&bytes);
+}
+
 /// Binds a verified program with all symbols equal, and touches each argument's range in blocks
 /// of the promised sizes; safe indexing is the judge.
 pub fn bind_and_touch(program: &Program, weights: &[u8], size: usize) {

@@ -1,0 +1,142 @@
+//! Attention over a block of queries at a time. The queries lie across the vector lanes: scores are
+//! kept transposed, \[key\]\[query\], in scratch, so that the softmax needs no sum across lanes, keys
+//! and values are read where they are, and only the block of queries is transposed.
+
+use fqc_ir::dim::{self, Dim};
+use fqc_ir::plan::{Step, View};
+use fqc_ir::types::Elem;
+
+use super::CpuError;
+use super::attention_parts::Block;
+use super::build::{Builder, Val};
+use super::call::{Call, Spec, unsupported};
+use super::spec::{Size, Sizes};
+
+/// Queries of a work item.
+pub(super) const QUERIES: i64 = 32;
+
+/// Everything that the code depends on.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Attention {
+    pub(super) scale: f32,
+    pub(super) causal: bool,
+    pub(super) mask: bool,
+    pub(super) heads: Size,
+    pub(super) groups: Size,
+    pub(super) queries: Size,
+    pub(super) keys: Size,
+    /// Channels of a query and of a value.
+    pub(super) depth: i64,
+    pub(super) width: i64,
+    /// Strides of q, k, v, result, and of the mask if there is one, along \[b, h or g, s or t\];
+    /// the mask's fourth is along t.
+    pub(super) strides: Vec<Vec<Size>>,
+}
+
+/// Takes a step apart.
+pub fn call(
+    step: &Step,
+    scale: f32,
+    causal: bool,
+    mask: bool,
+    elems: &[Elem],
+) -> Result<Call, CpuError> {
+    let fail = |reason: &str| Err(unsupported(step, reason));
+    let views: Vec<&View> = step.args.iter().chain(&step.results).collect();
+    if views.len() != 4 + usize::from(mask) || views.iter().any(|v| v.shape.len() != 4) {
+        return fail("wants q, k, v and perhaps a mask, all of rank 4");
+    }
+    if elems.iter().any(|e| *e != Elem::F32) {
+        return fail("computes in f32; cast before");
+    }
+    let (q, k, v, out) = (views[0], views[1], views[2], views[views.len() - 1]);
+    let one = Dim::one();
+    let contiguous = |v: &View| v.strides[3] == one || v.shape[3] == one;
+    if ![q, k, v, out].into_iter().all(contiguous) {
+        return fail("q, k, v and the result are contiguous along the last axis");
+    }
+    let (Some(depth), Some(width)) = (q.shape[3].as_const(), v.shape[3].as_const()) else {
+        return fail("wants constant head sizes");
+    };
+    let mut sizes = Sizes::default();
+    let mut strides: Vec<Vec<Size>> =
+        [q, k, v, out].iter().map(|v| sizes.all(&v.strides[..3])).collect();
+    if mask {
+        strides.push(sizes.all(&views[3].strides));
+    }
+    let kernel = Attention {
+        scale,
+        causal,
+        mask,
+        heads: sizes.one(&q.shape[1]),
+        groups: sizes.one(&k.shape[1]),
+        queries: sizes.one(&q.shape[2]),
+        keys: sizes.one(&k.shape[2]),
+        depth,
+        width,
+        strides,
+    };
+    let blocks = q.shape[2].ceil_div(QUERIES);
+    let work = dim::product([&q.shape[0], &q.shape[1], &blocks]);
+    let pairs = dim::product([&q.shape[0], &q.shape[1], &q.shape[2], &k.shape[2]]);
+    let ops = pairs * Dim::from(2 * (depth + width));
+    let rows = k.shape[2].clone() + Dim::from(depth + 1);
+    let scratch = rows * Dim::from(QUERIES * 4);
+    Ok(Call::new(Spec::Attention(kernel), sizes, work, 1, ops).with_scratch(scratch))
+}
+
+impl Attention {
+    /// Emits the body.
+    pub fn emit(&self, b: &Builder<'_, '_>) {
+        let (heads, queries, keys) =
+            (self.heads.val(b), self.queries.val(b), self.keys.val(b));
+        let blocks = b.sdiv(b.add(queries, b.i64c(QUERIES - 1)), b.i64c(QUERIES));
+        let share = b.sdiv(heads, self.groups.val(b));
+        let strides: Vec<Vec<Val<'_>>> =
+            self.strides.iter().map(|s| s.iter().map(|s| s.val(b)).collect()).collect();
+        let out = if self.mask { 4 } else { 3 };
+        let buffers =
+            [b.buf(0), b.buf(1), b.buf(2), b.buf(out), b.buf(if self.mask { 3 } else { 0 })];
+        b.for_range(b.begin(), b.end(), 1, |item| {
+            let first = b.mul(b.srem(item, blocks), b.i64c(QUERIES));
+            let pair = b.sdiv(item, blocks);
+            let (batch, head) = (b.sdiv(pair, heads), b.srem(pair, heads));
+            let group = b.sdiv(head, share);
+            let rows = b.smin(b.sub(queries, first), b.i64c(QUERIES));
+            let base = |view: usize, index: [Val<'_>; 3]| {
+                let parts = index.iter().zip(&strides[view]);
+                let offset = parts.fold(b.i64c(0), |sum, (&i, &s)| b.add(sum, b.mul(i, s)));
+                b.index(buffers[view], b.f32(), offset)
+            };
+            let zero = b.i64c(0);
+            let shift = b.sub(keys, queries);
+            let visible = if self.causal {
+                let last = b.add(b.add(first, rows), shift);
+                b.smax(zero, b.smin(last, keys))
+            } else {
+                keys
+            };
+            let scores = b.i64c(QUERIES * (self.depth + 1));
+            let block = Block {
+                spec: self,
+                q: base(0, [batch, head, first]),
+                k: base(1, [batch, group, zero]),
+                v: base(2, [batch, group, zero]),
+                out: base(3, [batch, head, first]),
+                mask: self.mask.then(|| base(4, [batch, head, first])),
+                query_stride: strides[0][2],
+                key_stride: strides[1][2],
+                value_stride: strides[2][2],
+                out_stride: strides[3][2],
+                mask_strides: self.mask.then(|| [strides[4][2], strides[4][3]]),
+                rows,
+                visible,
+                limit: b.add(first, shift),
+                packed: b.scratch(),
+                inverse: b.index(b.scratch(), b.f32(), b.i64c(QUERIES * self.depth)),
+                scores: b.index(b.scratch(), b.f32(), scores),
+            };
+            block.emit(b);
+        });
+    }
+}

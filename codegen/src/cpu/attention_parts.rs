@@ -1,0 +1,365 @@
+//! One block of queries of an attention kernel: transposed queries, scores, softmax, weighted sum.
+
+use inkwell::IntPredicate::{SLE, SLT};
+
+use super::attention::{Attention, QUERIES};
+use super::build::{Builder, Val};
+use super::math;
+use super::spec::Size;
+use super::transpose::transpose_tile;
+
+/// Vectors of queries in a register tile of the scores, and of channels in one of the result.
+const VECTORS: u32 = 2;
+
+/// Addresses and sizes of one block. Strides are in elements.
+pub(super) struct Block<'s, 'c> {
+    pub spec: &'s Attention,
+    pub q: Val<'c>,
+    pub k: Val<'c>,
+    pub v: Val<'c>,
+    pub out: Val<'c>,
+    pub mask: Option<Val<'c>>,
+    pub query_stride: Val<'c>,
+    pub key_stride: Val<'c>,
+    pub value_stride: Val<'c>,
+    pub out_stride: Val<'c>,
+    /// Along queries and keys.
+    pub mask_strides: Option<[Val<'c>; 2]>,
+    /// Queries of the block.
+    pub rows: Val<'c>,
+    /// Keys that any query of the block sees.
+    pub visible: Val<'c>,
+    /// Last key that the first query sees, if causal.
+    pub limit: Val<'c>,
+    /// Scratch: queries \[channel\]\[query\], 1 / sum of each query, scores \[key\]\[query\].
+    pub packed: Val<'c>,
+    pub inverse: Val<'c>,
+    pub scores: Val<'c>,
+}
+
+impl<'c> Block<'_, 'c> {
+    /// Emits the whole block.
+    pub fn emit(&self, b: &Builder<'_, 'c>) {
+        self.pack(b);
+        let lanes = b.level().f32_lanes();
+        let width = i64::from(VECTORS * lanes);
+        for first in (0..QUERIES).step_by(width as usize) {
+            // The lower half of a block may hold all its queries.
+            let wanted = b.icmp(SLT, b.i64c(first), self.rows);
+            b.when(wanted, || {
+                self.spread_mask(b, first);
+                let largest = self.scores(b, first);
+                self.softmax(b, first, largest);
+            });
+        }
+        self.weigh(b);
+    }
+
+    /// Address of element `[row][column]` of a scratch matrix of [`QUERIES`] columns.
+    fn cell(&self, b: &Builder<'_, 'c>, of: Val<'c>, row: Val<'c>, column: i64) -> Val<'c> {
+        let at = b.add(b.mul(row, b.i64c(QUERIES)), b.i64c(column));
+        b.index(of, b.f32(), at)
+    }
+
+    /// A query of the block; those that do not exist repeat the last.
+    fn row(&self, b: &Builder<'_, 'c>, row: i64) -> Val<'c> {
+        b.smin(b.i64c(row), b.sub(self.rows, b.i64c(1)))
+    }
+
+    /// Transposes the queries into scratch, scaled.
+    fn pack(&self, b: &Builder<'_, 'c>) {
+        let from = |row: i64| {
+            b.index(self.q, b.f32(), b.mul(self.row(b, row), self.query_stride))
+        };
+        let depth = b.i64c(self.spec.depth);
+        self.transpose(b, depth, self.packed, Some(self.spec.scale), &from);
+    }
+
+    /// Writes `count` elements of each of the rows `from(i)` as columns of `to`.
+    fn transpose(
+        &self,
+        b: &Builder<'_, 'c>,
+        count: Val<'c>,
+        to: Val<'c>,
+        scale: Option<f32>,
+        from: &dyn Fn(i64) -> Val<'c>,
+    ) {
+        let lanes = b.level().f32_lanes();
+        let ty = b.f32v(lanes);
+        let scaled = |x: Val<'c>| match scale {
+            Some(scale) => b.fmul(x, b.fconst(x.get_type(), scale.into())),
+            None => x,
+        };
+        let whole = b.and(count, b.i64c(-i64::from(lanes)));
+        for first in (0..QUERIES).step_by(lanes as usize) {
+            let wanted = b.icmp(SLT, b.i64c(first), self.rows);
+            b.when(wanted, || {
+                let sources: Vec<Val<'c>> =
+                    (0..i64::from(lanes)).map(|i| from(first + i)).collect();
+                b.for_range(b.i64c(0), whole, lanes.into(), |j| {
+                    let rows = sources
+                        .iter()
+                        .map(|&s| scaled(b.load(ty, b.index(s, b.f32(), j), 4)))
+                        .collect();
+                    for (i, column) in transpose_tile(b, rows).into_iter().enumerate() {
+                        let row = b.add(j, b.i64c(i as i64));
+                        b.store(column, self.cell(b, to, row, first), 4);
+                    }
+                });
+                b.for_range(whole, count, 1, |j| {
+                    let mut column = b.poison(ty);
+                    for (i, &source) in sources.iter().enumerate() {
+                        let x = b.load(b.f32(), b.index(source, b.f32(), j), 4);
+                        column = b.insert(column, x, i as u32);
+                    }
+                    b.store(scaled(column), self.cell(b, to, j, first), 4);
+                });
+            });
+        }
+    }
+
+    /// A mask that differs from query to query is transposed to where the scores will be.
+    fn spread_mask(&self, b: &Builder<'_, 'c>, first: i64) {
+        let (Some(mask), Some([along_queries, along_keys])) = (self.mask, self.mask_strides)
+        else {
+            return;
+        };
+        if first != 0 || self.mask_is_shared() {
+            return;
+        }
+        let from = |row: i64| b.index(mask, b.f32(), b.mul(self.row(b, row), along_queries));
+        if self.spec.strides[4][3] == Size::Const(1) {
+            self.transpose(b, self.visible, self.scores, None, &from);
+            return;
+        }
+        b.for_range(b.i64c(0), self.visible, 1, |key| {
+            for row in 0..QUERIES {
+                let x = b.load(b.f32(), b.index(from(row), b.f32(), b.mul(key, along_keys)), 4);
+                b.store(x, self.cell(b, self.scores, key, row), 4);
+            }
+        });
+    }
+
+    fn mask_is_shared(&self) -> bool {
+        self.spec.mask && self.spec.strides[4][2] == Size::Const(0)
+    }
+
+    /// Last visible key of each query of the vector that begins at query `first`.
+    fn limits(&self, b: &Builder<'_, 'c>, first: i64) -> Val<'c> {
+        let lanes = b.level().f32_lanes();
+        let start = b.add(self.limit, b.i64c(first));
+        let start = b.splat(b.trunc(start, b.int(32)), lanes);
+        b.add(start, b.iota(b.int(32), lanes))
+    }
+
+    /// Scores of the queries from `first` on into scratch; gives the largest of each query.
+    fn scores(&self, b: &Builder<'_, 'c>, first: i64) -> Vec<Val<'c>> {
+        let lanes = b.level().f32_lanes();
+        let height = if b.level().has_avx512() { 8 } else { 4 };
+        let low = b.fconst(b.f32v(lanes), f64::NEG_INFINITY);
+        let init = vec![low; VECTORS as usize];
+        let middle = b.and(self.visible, b.i64c(-height));
+        let zero = b.i64c(0);
+        let largest = b.for_carried(zero, middle, height, &init, |key, largest| {
+            self.score_tile(b, first, key, height as u32, largest)
+        });
+        b.for_carried(middle, self.visible, 1, &largest, |key, largest| {
+            self.score_tile(b, first, key, 1, largest)
+        })
+    }
+
+    fn score_tile(
+        &self,
+        b: &Builder<'_, 'c>,
+        first: i64,
+        key: Val<'c>,
+        height: u32,
+        largest: &[Val<'c>],
+    ) -> Vec<Val<'c>> {
+        let lanes = b.level().f32_lanes();
+        let ty = b.f32v(lanes);
+        let keys: Vec<Val<'c>> = (0..height)
+            .map(|i| {
+                let key = b.add(key, b.i64c(i.into()));
+                b.index(self.k, b.f32(), b.mul(key, self.key_stride))
+            })
+            .collect();
+        let unroll = if self.spec.depth % 4 == 0 { 4 } else { 1 };
+        let sums = vec![b.zero(ty); (height * VECTORS) as usize];
+        let depth = b.i64c(self.spec.depth);
+        let sums = b.for_carried(b.i64c(0), depth, unroll, &sums, |d, sums| {
+            let mut sums = sums.to_vec();
+            for u in 0..unroll {
+                let d = b.add(d, b.i64c(u));
+                let queries: Vec<Val<'c>> = (0..VECTORS)
+                    .map(|v| {
+                        let column = first + i64::from(v * lanes);
+                        b.load(ty, self.cell(b, self.packed, d, column), 4)
+                    })
+                    .collect();
+                for (i, &row) in keys.iter().enumerate() {
+                    let x = b.splat(b.load(b.f32(), b.index(row, b.f32(), d), 4), lanes);
+                    for (v, &q) in queries.iter().enumerate() {
+                        let at = i * VECTORS as usize + v;
+                        sums[at] = b.fma(x, q, sums[at]);
+                    }
+                }
+            }
+            sums
+        });
+        let mut largest = largest.to_vec();
+        for i in 0..height {
+            let key = b.add(key, b.i64c(i.into()));
+            for v in 0..VECTORS {
+                let column = first + i64::from(v * lanes);
+                let at = self.cell(b, self.scores, key, column);
+                let sum = sums[(i * VECTORS + v) as usize];
+                let score = self.masked(b, sum, key, column, at);
+                b.store(score, at, 4);
+                largest[v as usize] = b.fmax(score, largest[v as usize]);
+            }
+        }
+        largest
+    }
+
+    /// A vector of scores with the mask added and what is hidden set to -inf.
+    fn masked(
+        &self,
+        b: &Builder<'_, 'c>,
+        sum: Val<'c>,
+        key: Val<'c>,
+        column: i64,
+        at: Val<'c>,
+    ) -> Val<'c> {
+        let ty = sum.get_type();
+        let lanes = b.lanes(sum);
+        let mut score = sum;
+        if let (Some(mask), Some([_, along_keys])) = (self.mask, self.mask_strides) {
+            let added = if self.mask_is_shared() {
+                let at = b.index(mask, b.f32(), b.mul(key, along_keys));
+                b.splat(b.load(b.f32(), at, 4), lanes)
+            } else {
+                b.load(ty, at, 4)
+            };
+            score = b.fadd(score, added);
+        }
+        if self.spec.causal {
+            let key = b.splat(b.trunc(key, b.int(32)), lanes);
+            let seen = b.icmp(SLE, key, self.limits(b, column));
+            score = b.select(seen, score, b.fconst(ty, f64::NEG_INFINITY));
+        }
+        score
+    }
+
+    /// Exponentials in place of the scores, and `1 / sum`; 0 for a query that sees no key because
+    /// all lie behind it.
+    fn softmax(&self, b: &Builder<'_, 'c>, first: i64, mut largest: Vec<Val<'c>>) {
+        let lanes = b.level().f32_lanes();
+        let ty = b.f32v(lanes);
+        let column = |v: usize| first + v as i64 * i64::from(lanes);
+        let blind: Vec<Option<Val<'c>>> = (0..largest.len())
+            .map(|v| {
+                let limits = self.spec.causal.then(|| self.limits(b, column(v)))?;
+                Some(b.icmp(SLT, limits, b.zero(limits.get_type())))
+            })
+            .collect();
+        for (largest, blind) in largest.iter_mut().zip(&blind) {
+            if let Some(blind) = blind {
+                *largest = b.select(*blind, b.zero(ty), *largest);
+            }
+        }
+        let sums = vec![b.zero(ty); largest.len()];
+        let sums = b.for_carried(b.i64c(0), self.visible, 1, &sums, |key, sums| {
+            let mut next = Vec::with_capacity(sums.len());
+            for (v, &sum) in sums.iter().enumerate() {
+                let at = self.cell(b, self.scores, key, column(v));
+                let e = math::exp(b, b.fsub(b.load(ty, at, 4), largest[v]));
+                b.store(e, at, 4);
+                next.push(b.fadd(sum, e));
+            }
+            next
+        });
+        for (v, &sum) in sums.iter().enumerate() {
+            let mut inverse = b.fdiv(b.fconst(ty, 1.0), sum);
+            if let Some(blind) = blind[v] {
+                inverse = b.select(blind, b.zero(ty), inverse);
+            }
+            b.store(inverse, self.cell(b, self.inverse, b.i64c(0), column(v)), 4);
+        }
+    }
+
+    /// The sums of the values, weighted by the exponentials, into the result.
+    fn weigh(&self, b: &Builder<'_, 'c>) {
+        let lanes = i64::from(b.level().f32_lanes());
+        let height = if b.level().has_avx512() { 8 } else { 4 };
+        let middle = b.and(self.rows, b.i64c(-height));
+        for first in (0..self.spec.width).step_by((i64::from(VECTORS) * lanes) as usize) {
+            let left = (self.spec.width - first).min(i64::from(VECTORS) * lanes);
+            b.for_range(b.i64c(0), middle, height, |row| {
+                self.weigh_tile(b, row, height as u32, first, left);
+            });
+            b.for_range(middle, self.rows, 1, |row| self.weigh_tile(b, row, 1, first, left));
+        }
+    }
+
+    /// `height` queries from `row` by `columns` channels from `first`.
+    fn weigh_tile(
+        &self,
+        b: &Builder<'_, 'c>,
+        row: Val<'c>,
+        height: u32,
+        first: i64,
+        columns: i64,
+    ) {
+        let lanes = b.level().f32_lanes();
+        let ty = b.f32v(lanes);
+        let vectors = (columns as u32).div_ceil(lanes);
+        let masks: Vec<Option<Val<'c>>> = (0..vectors)
+            .map(|v| {
+                let left = columns as u32 - v * lanes;
+                (left < lanes).then(|| b.mask_first(b.i64c(left.into()), lanes))
+            })
+            .collect();
+        let place = |v: usize| b.i64c(first + v as i64 * i64::from(lanes));
+        let sums = vec![b.zero(ty); (height * vectors) as usize];
+        let sums = b.for_carried(b.i64c(0), self.visible, 1, &sums, |key, sums| {
+            let from = b.index(self.v, b.f32(), b.mul(key, self.value_stride));
+            let values: Vec<Val<'c>> = masks
+                .iter()
+                .enumerate()
+                .map(|(v, &mask)| {
+                    let at = b.index(from, b.f32(), place(v));
+                    match mask {
+                        Some(mask) => b.masked_load(ty, at, mask, b.zero(ty)),
+                        None => b.load(ty, at, 4),
+                    }
+                })
+                .collect();
+            let weights = b.index(self.cell(b, self.scores, key, 0), b.f32(), row);
+            let mut next = Vec::with_capacity(sums.len());
+            for i in 0..height {
+                let at = b.index(weights, b.f32(), b.i64c(i.into()));
+                let weight = b.splat(b.load(b.f32(), at, 4), lanes);
+                for (v, &value) in values.iter().enumerate() {
+                    let at = (i * vectors) as usize + v;
+                    next.push(b.fma(weight, value, sums[at]));
+                }
+            }
+            next
+        });
+        for i in 0..height {
+            let row = b.add(row, b.i64c(i.into()));
+            let inverse = b.load(b.f32(), b.index(self.inverse, b.f32(), row), 4);
+            let to = b.index(self.out, b.f32(), b.mul(row, self.out_stride));
+            for (v, &mask) in masks.iter().enumerate() {
+                let sum = sums[(i * vectors) as usize + v];
+                let y = b.fmul(sum, b.splat(inverse, lanes));
+                let at = b.index(to, b.f32(), place(v));
+                match mask {
+                    Some(mask) => b.masked_store(y, at, mask),
+                    None => b.store(y, at, 4),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Bad input as a table: what is given, the exit code, and what the message must say. In every case
+//! nothing is left behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+const MODEL: &str = "../../tests/models/tiny/bert_ts_op17_eager.onnx";
+
+/// A folder with everything the cases need.
+struct World {
+    dir: TempDir,
+}
+
+impl World {
+    fn new() -> World {
+        World { dir: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn fqc(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("fqc starts")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fqc"));
+        command.args(args).env("FQC_HOME", self.path("home")).env("FQC_CPU_LEVEL", "");
+        command.env_remove("FQC_CPU_LEVEL");
+        command
+    }
+
+    /// Compiles the tiny model in float for one level.
+    fn compiled(&self, name: &str) -> PathBuf {
+        let out = self.path(name);
+        let done = self.fqc(&[
+            "compile", MODEL, "-o", text(&out), "--method", "none", "--levels", "avx2", "--quiet",
+        ]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        out
+    }
+
+    /// Names in a folder of this world.
+    fn names(&self, folder: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(folder)).expect("a folder");
+        entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}
+
+/// That a command ended with this code, said this, and did not panic.
+fn expect(output: &Output, code: i32, fragment: &str) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(stderr.contains(fragment), "`{fragment}` is not in:\n{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn models_that_cannot_be_read() {
+    let w = World::new();
+    let whole = fs::read(MODEL).expect("the tiny model");
+    fs::create_dir(w.path("out")).expect("a folder");
+    let noise: Vec<u8> = (0..5000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let files: [(&str, &[u8]); 4] = [
+        ("empty.onnx", b""),
+        ("noise.onnx", &noise),
+        ("half.onnx", &whole[..whole.len() / 2]),
+        ("short.onnx", &whole[..100]),
+    ];
+    for (name, bytes) in files {
+        fs::write(w.path(name), bytes).expect("writes");
+        let (model, out) = (w.path(name), w.path("out/m.fqbin"));
+        let done = w.fqc(&["compile", text(&model), "-o", text(&out), "--method", "none"]);
+        expect(&done, 3, name);
+    }
+    let out = w.path("out/m.fqbin");
+    let done = w.fqc(&["compile", "missing.onnx", "-o", text(&out)]);
+    expect(&done, 8, "missing.onnx");
+    assert_eq!(w.names("out"), Vec::<String>::new());
+}
+
+#[test]
+fn compile_arguments_that_make_no_sense() {
+    let w = World::new();
+    fs::write(w.path("a.txt"), "some text").expect("writes");
+    fs::write(w.path("no.npz"), "not a zip").expect("writes");
+    fs::write(w.path("tok.json"), "{}").expect("writes");
+    let (out, txt, npz, tok) = (w.path("m.fqbin"), w.path("a.txt"), w.path("no.npz"), w.path("tok.json"));
+    let nowhere = w.path("no/such/m.fqbin");
+    let (out, txt, npz, tok) = (text(&out), text(&txt), text(&npz), text(&tok));
+    let table: [(&[&str], i32, &str); 10] = [
+        (&["compile"], 2, "required"),
+        (&["compile", MODEL, "-o", out], 7, "--calib"),
+        (&["compile", MODEL, "-o", text(&nowhere), "--method", "none"], 8, "not a folder"),
+        (&["compile", MODEL, "-o", out, "--calib", txt], 2, "--tokenizer"),
+        (&["compile", MODEL, "-o", out, "--calib", txt, "--tokenizer", tok], 7, "tokenizer"),
+        (&["compile", MODEL, "-o", out, "--calib", npz], 7, ".npz"),
+        (&["compile", MODEL, "-o", out, "--calib", "gone.npz"], 8, "gone.npz"),
+        (&["compile", MODEL, "-o", out, "--method", "magic"], 2, "magic"),
+        (&["compile", MODEL, "-o", out, "--method", "none", "--levels", "mmx"], 2, "mmx"),
+        (&["compile", MODEL, "-o", out, "--target", "cuda:sm_90a"], 2, "cuda:sm_90a"),
+    ];
+    for (args, code, fragment) in table {
+        expect(&w.fqc(args), code, fragment);
+        assert!(!w.path("m.fqbin").exists(), "{args:?}");
+    }
+}
+
+#[test]
+fn inputs_that_do_not_fit() {
+    let w = World::new();
+    let model = w.compiled("m.fqbin");
+    let model = text(&model);
+    let table: [(&[&str], i32, &str); 5] = [
+        (&["run", model], 2, "--inputs"),
+        (&["run", model, "--inputs", "gone.npz"], 8, "gone.npz"),
+        (&["run", model, "--text", "hi"], 2, "tokenizer"),
+        (&["run", model, "--device", "cuda:0", "--inputs", "x.npz"], 5, "cuda:0"),
+        (&["bench", model, "--shape", "pixels=1x2"], 2, "pixels"),
+    ];
+    for (args, code, fragment) in table {
+        expect(&w.fqc(args), code, fragment);
+    }
+}
+
+#[test]
+fn calibration_data_with_nan_and_inputs_of_wrong_shape() {
+    use ndarray::{ArrayD, IxDyn};
+    let w = World::new();
+    let model = w.compiled("m.fqbin");
+    let put = |name: &str, array: &str, shape: &[usize]| {
+        let path = w.path(name);
+        let file = fs::File::create(&path).expect("creates");
+        let mut npz = ndarray_npy::NpzWriter::new(file);
+        let values = ArrayD::<i64>::from_elem(IxDyn(shape), 5);
+        npz.add_array(array, &values).expect("adds");
+        npz.finish().expect("finishes");
+        path
+    };
+    let rank = put("rank.npz", "input_ids", &[2, 3, 4]);
+    expect(&w.fqc(&["run", text(&model), "--inputs", text(&rank)]), 7, "input_ids");
+    let other = put("other.npz", "pixels", &[2, 3]);
+    expect(&w.fqc(&["run", text(&model), "--inputs", text(&other)]), 7, "");
+    let out = w.path("q.fqbin");
+    let done = w.fqc(&["compile", MODEL, "-o", text(&out), "--calib", text(&other)]);
+    expect(&done, 7, "has no array");
+    assert!(!out.exists());
+}
+
+#[test]
+fn compiled_files_that_are_damaged_foreign_or_for_another_machine() {
+    let w = World::new();
+    let model = w.compiled("m.fqbin");
+    let whole = fs::read(&model).expect("reads");
+    let bad = w.path("bad.fqbin");
+    let mut flipped = whole.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    let mut version = whole.clone();
+    version[8] = 0xff;
+    let cut = &whole[..whole.len() - 1];
+    let files: [(&[u8], i32); 5] = [(b"", 3), (b"hello", 3), (cut, 3), (&flipped, 3), (&version, 5)];
+    for (bytes, code) in files {
+        fs::write(&bad, bytes).expect("writes");
+        let done = w.fqc(&["run", text(&bad), "--inputs", "x.npz"]);
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(code), "{stderr}");
+        let done = w.fqc(&["inspect", text(&bad)]);
+        assert_eq!(done.status.code(), Some(code), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    // Another user has another key.
+    let mut foreign = w.command(&["bench", text(&model), "--shape", "input_ids=1x4"]);
+    let done = foreign.env("FQC_HOME", w.path("other")).output().expect("fqc starts");
+    expect(&done, 5, "");
+    let args = ["bench", text(&model), "--shape", "input_ids=1x4", "--runs", "1", "--trust"];
+    let done = w.command(&args).env("FQC_HOME", w.path("other")).output().expect("fqc starts");
+    expect(&done, 0, "");
+    // The file has code for AVX2 only.
+    let args = ["bench", text(&model), "--shape", "input_ids=1x4"];
+    let done = w.command(&args).env("FQC_CPU_LEVEL", "amx-int8").output().expect("fqc starts");
+    expect(&done, 5, "amx-int8");
+    let done = w.command(&args).env("FQC_CPU_LEVEL", "mmx").output().expect("fqc starts");
+    expect(&done, 2, "mmx");
+}
+
+#[test]
+fn two_compilations_give_the_same_bytes() {
+    let w = World::new();
+    let (a, b) = (w.path("a.fqbin"), w.path("b.fqbin"));
+    for out in [&a, &b] {
+        let done = w.fqc(&[
+            "compile", MODEL, "-o", text(out), "--calib", "random", "--windows", "4", "--window",
+            "16", "--quiet",
+        ]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    assert!(fs::read(a).expect("reads") == fs::read(b).expect("reads"), "the files differ");
+}
+
+#[test]
+fn an_interrupt_leaves_no_file() {
+    let w = World::new();
+    fs::create_dir(w.path("out")).expect("a folder");
+    let out = w.path("out/m.fqbin");
+    let args =
+        ["compile", MODEL, "-o", text(&out), "--calib", "random", "--windows", "100000", "--quiet"];
+    let mut child = w.command(&args).spawn().expect("fqc starts");
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status().expect("kill starts");
+    assert!(sent.success());
+    let status = child.wait().expect("fqc ends");
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(w.names("out"), Vec::<String>::new());
+}

@@ -1,0 +1,154 @@
+//! The file tests: each text under `files/passes` is a small graph, the passes to run on it, and either
+//! a snapshot of what comes out or the claim that nothing changes. The interpreter evaluates the graph
+//! before and after on seeded inputs, so that no reviewed snapshot can bless a wrong rewrite.
+
+use anyhow::{Context, Result, bail, ensure};
+use fqc_interp::{Binding, Tensor, evaluate};
+use fqc_ir::text::{Blobs, parse, print};
+use fqc_ir::{Elem, Graph, Op};
+use fqc_passes::{Pass, Runner, named};
+use std::path::{Path, PathBuf};
+
+/// What the lines before the graph say.
+struct Header {
+    passes: Vec<Box<dyn Pass>>,
+    sizes: Binding,
+    /// Largest allowed difference, relative to the larger of 1 and the number itself.
+    tolerance: f64,
+    /// The passes must not find anything.
+    unchanged: bool,
+}
+
+fn header(text: &str) -> Result<Header> {
+    let mut header =
+        Header { passes: Vec::new(), sizes: Binding::new(), tolerance: 0.0, unchanged: false };
+    for line in text.lines() {
+        if let Some(names) = line.strip_prefix("test pass ") {
+            for name in names.split(", ") {
+                header.passes.push(named(name).with_context(|| format!("no pass `{name}`"))?);
+            }
+        } else if let Some(sizes) = line.strip_prefix("set sizes ") {
+            for pair in sizes.split(", ") {
+                let (symbol, value) = pair.split_once('=').context("`symbol=value`")?;
+                header.sizes.set(symbol, value.parse()?);
+            }
+        } else if let Some(value) = line.strip_prefix("set tolerance=") {
+            header.tolerance = value.parse()?;
+        } else if line == "set unchanged" {
+            header.unchanged = true;
+        } else {
+            bail!("a header does not have `{line}`");
+        }
+    }
+    ensure!(!header.passes.is_empty(), "the file names no pass");
+    Ok(header)
+}
+
+/// Seeded values for every input: floats in -2..2, integers and bools 0 or 1.
+fn inputs(graph: &Graph, sizes: &Binding) -> Result<Vec<(String, Tensor)>> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 40) as f64 / f64::from(1 << 24)
+    };
+    let one = |&id| {
+        let node = graph.node(id);
+        let shape = sizes.shape(&node.ty.shape).context("a size without a value")?;
+        let count = shape.iter().product();
+        let is_float = node.ty.elem.is_float();
+        let values: Vec<f64> =
+            (0..count).map(|_| if is_float { next() * 4.0 - 2.0 } else { next().round() }).collect();
+        Ok((node.name.clone(), Tensor::from_floats(node.ty.elem, &shape, &values)))
+    };
+    graph.inputs().iter().map(one).collect()
+}
+
+/// Compares all outputs; says how many numbers differ and where the first is.
+fn compare(before: &[(String, Tensor)], after: &[(String, Tensor)], tolerance: f64) -> Result<()> {
+    ensure!(before.len() == after.len(), "{} outputs became {}", before.len(), after.len());
+    for ((name, a), (_, b)) in before.iter().zip(after) {
+        ensure!(a.ty() == b.ty(), "output `{name}` was {} and is {}", a.ty(), b.ty());
+        let (x, y) = (a.to_f64(), b.to_f64());
+        let differ = |i: &usize| {
+            let (x, y) = (x[*i], y[*i]);
+            let same = x == y || (x.is_nan() && y.is_nan());
+            !same && !((x - y).abs() <= tolerance * x.abs().max(1.0))
+        };
+        let wrong: Vec<usize> = (0..x.len()).filter(differ).collect();
+        if let Some(&i) = wrong.first() {
+            bail!("output `{name}`: {} of {} differ, first {i}: {} and {}", wrong.len(), x.len(), x[i], y[i]);
+        }
+    }
+    Ok(())
+}
+
+/// Runs one file; the text of the graph after the passes.
+fn run(text: &str) -> Result<(Header, String)> {
+    let (head, body) = text.split_once("\n\n").context("an empty line after the header")?;
+    let header = header(head)?;
+    let mut graph = parse(body, &Blobs::new())?;
+    let given = if header.unchanged { Vec::new() } else { inputs(&graph, &header.sizes)? };
+    let original = print(&graph);
+    let before = if header.unchanged { Vec::new() } else { evaluate(&graph, &given)? };
+    let mut runner = Runner::new();
+    runner.run(&mut graph, &header.passes)?;
+    let after = print(&graph);
+    if header.unchanged {
+        ensure!(after == original, "must not match anything, but gives\n{after}");
+    } else {
+        ensure!(after != original, "nothing was found");
+        compare(&before, &evaluate(&graph, &given)?, header.tolerance)?;
+    }
+    ensure!(print(&parse(&after, &Blobs::new())?) == after, "the text does not read back");
+    Ok((header, after))
+}
+
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "fqt") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[test]
+fn passes_do_what_their_files_say() -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("files/passes");
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(&folder);
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    let mut faults = Vec::new();
+    for path in files(&folder)? {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path)?;
+        ensure!(text.lines().count() <= 60, "{name}: longer than 60 lines");
+        match run(&text) {
+            Ok((header, after)) if !header.unchanged => {
+                settings.bind(|| insta::assert_snapshot!(name, after));
+            }
+            Ok(_) => {}
+            Err(error) => faults.push(format!("{name}: {error:#}")),
+        }
+    }
+    ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    Ok(())
+}
+
+/// A pass without a file that changes something and one that does not is not tested.
+#[test]
+fn every_rewrite_has_a_file_and_a_negative_one() -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("files/passes");
+    let names: Vec<String> = files(&folder)?
+        .iter()
+        .map(|p| p.file_stem().unwrap_or_default().to_string_lossy().into_owned())
+        .collect();
+    for name in names.iter().filter(|n| !n.ends_with("-not")) {
+        ensure!(names.contains(&format!("{name}-not")), "`{name}` has no negative file");
+    }
+    Ok(())
+}
