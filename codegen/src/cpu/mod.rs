@@ -8,6 +8,24 @@ pub mod gemm;
 mod gemm_amx;
 mod gemm_dot;
 mod gemm_epilogue;
+mod attention;
+mod attention_parts;
+mod call;
+mod gather;
+mod generate;
+pub mod math;
+pub mod math64;
+mod matmul;
+mod norm;
+mod pointwise;
+mod quantize;
+mod reduce;
+mod scatter;
+mod softmax;
+mod source;
+mod spec;
+mod transpose;
+mod walk;
 pub mod object;
 pub mod target;
 
@@ -15,6 +33,9 @@ pub mod target;
 mod gemm_tests;
 #[cfg(test)]
 mod object_tests;
+
+pub use generate::generate;
+pub use target::Level;
 
 /// Why no code could be generated.
 #[derive(Debug, thiserror::Error)]
