@@ -87,12 +87,12 @@ pub fn call(
 
 impl Attention {
     /// Emits the body.
-    pub fn emit(&self, b: &Builder<'_, '_>) {
+    pub fn emit<'c>(&self, b: &Builder<'_, 'c>) {
         let (heads, queries, keys) =
             (self.heads.val(b), self.queries.val(b), self.keys.val(b));
         let blocks = b.sdiv(b.add(queries, b.i64c(QUERIES - 1)), b.i64c(QUERIES));
         let share = b.sdiv(heads, self.groups.val(b));
-        let strides: Vec<Vec<Val<'_>>> =
+        let strides: Vec<Vec<Val<'c>>> =
             self.strides.iter().map(|s| s.iter().map(|s| s.val(b)).collect()).collect();
         let out = if self.mask { 4 } else { 3 };
         let buffers =
@@ -103,7 +103,7 @@ impl Attention {
             let (batch, head) = (b.sdiv(pair, heads), b.srem(pair, heads));
             let group = b.sdiv(head, share);
             let rows = b.smin(b.sub(queries, first), b.i64c(QUERIES));
-            let base = |view: usize, index: [Val<'_>; 3]| {
+            let base = |view: usize, index: [Val<'c>; 3]| {
                 let parts = index.iter().zip(&strides[view]);
                 let offset = parts.fold(b.i64c(0), |sum, (&i, &s)| b.add(sum, b.mul(i, s)));
                 b.index(buffers[view], b.f32(), offset)

@@ -29,10 +29,10 @@ pub fn generate(plan: &Plan, levels: &[Level]) -> Result<TargetImage, CpuError> 
         lowering.step(plan, step)?;
     }
     let Lowering { program, weights, kernels, .. } = lowering;
-    let program = program.finish();
+    let (program, kernels) = (program.finish(), kernels.as_slice());
     let code: Result<Vec<CodeImage>, CpuError> = std::thread::scope(|scope| {
         let threads: Vec<_> =
-            levels.iter().map(|&level| scope.spawn(|| compile(&kernels, level))).collect();
+            levels.iter().map(|&level| scope.spawn(move || compile(kernels, level))).collect();
         threads.into_iter().map(|thread| thread.join().expect("compiling does not panic")).collect()
     });
     let target = "cpu".to_owned();

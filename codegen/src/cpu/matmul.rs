@@ -108,7 +108,7 @@ impl MatMul {
     }
 
     /// Emits the body.
-    pub fn emit(&self, b: &Builder<'_, '_>) {
+    pub fn emit<'c>(&self, b: &Builder<'_, 'c>) {
         if self.tiled { self.emit_tiled(b) } else { self.emit_plain(b) }
     }
 
@@ -127,7 +127,7 @@ impl MatMul {
         walk
     }
 
-    fn emit_plain(&self, b: &Builder<'_, '_>) {
+    fn emit_plain<'c>(&self, b: &Builder<'_, 'c>) {
         let elem = self.views[0].elem;
         let (m, n, k) = (self.m.val(b), self.n.val(b), self.k.val(b));
         let walk = self.walk(b, m);
@@ -161,9 +161,9 @@ impl MatMul {
         });
     }
 
-    fn emit_tiled(&self, b: &Builder<'_, '_>) {
+    fn emit_tiled<'c>(&self, b: &Builder<'_, 'c>) {
         let (m, n) = (self.m.val(b), self.n.val(b));
-        let up = |x: Val<'_>, by: i64| b.sdiv(b.add(x, b.i64c(by - 1)), b.i64c(by));
+        let up = |x: Val<'c>, by: i64| b.sdiv(b.add(x, b.i64c(by - 1)), b.i64c(by));
         let across = up(n, COLUMNS);
         let items = b.mul(up(m, ROWS), across);
         let walk = self.walk(b, items);
@@ -176,7 +176,7 @@ impl MatMul {
             let row = b.mul(b.sdiv(part, across), b.i64c(ROWS));
             let column = b.mul(b.srem(part, across), b.i64c(COLUMNS));
             let [xm, _, _, yn, om, _] = values.inner;
-            let at = |i: usize, row: Val<'_>, rs: Val<'_>, column: Val<'_>, cs: Val<'_>| {
+            let at = |i: usize, row: Val<'c>, rs: Val<'c>, column: Val<'c>, cs: Val<'c>| {
                 let offset = b.add(starts[i], offsets[i]);
                 let offset = b.add(offset, b.add(b.mul(row, rs), b.mul(column, cs)));
                 b.index(buffers[i], b.f32(), offset)

@@ -100,13 +100,13 @@ pub(super) fn unit_axis_last(mut nest: Nest) -> Nest {
 
 impl Pointwise {
     /// Emits the body.
-    pub fn emit(&self, b: &Builder<'_, '_>) {
+    pub fn emit<'c>(&self, b: &Builder<'_, 'c>) {
         let strides: Vec<&[Size]> = self.views.iter().map(|v| v.strides.as_slice()).collect();
         let walk = Walk::new(b, &self.shape, &strides);
         let buffers: Vec<_> = (0..self.views.len()).map(|i| b.buf(i as u32)).collect();
         let starts: Vec<_> = self.views.iter().map(|v| v.start.val(b)).collect();
         let steps: Vec<_> = self.steps.iter().map(|&s| Stride::new(b, s)).collect();
-        let row = |offsets: &[Val<'_>]| -> Vec<Row<'_>> {
+        let row = |offsets: &[Val<'c>]| -> Vec<Row<'c>> {
             self.views
                 .iter()
                 .enumerate()

@@ -284,3 +284,6 @@ impl Plan {
         &self.buffers[id.0]
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,8 +51,9 @@ pub fn write_file(path: &Path, image: &Image, key: Option<&SecretKey>) -> Result
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
-    if path.file_name().is_none() || path.is_dir() {
-        let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
+    // A rename would replace a folder's or device's entry, which nobody means.
+    if path.file_name().is_none() || fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        let source = std::io::Error::other("it is not a regular file");
         return Err(Error::io("write", path)(source));
     }
     let temp = TempFile::create(path, dir)?;

@@ -234,7 +234,8 @@ fn a_write_is_whole_or_absent() {
 fn paths_that_cannot_be_written_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let image = sample_image();
-    for path in [dir.path().to_path_buf(), dir.path().join("no/such/m.fqbin")] {
+    let device = "/dev/null".into();
+    for path in [dir.path().to_path_buf(), dir.path().join("no/such/m.fqbin"), device] {
         let message = write_file(&path, &image, None).unwrap_err().to_string();
         assert!(message.contains(&*path.to_string_lossy()), "{message}");
     }

@@ -74,11 +74,16 @@ impl Grower {
             grow(&mut self);
         }
         for id in self.values.clone() {
-            if self.graph.use_count(id) == 0 && !matches!(self.graph.node(id).op, Op::Input(_)) {
-                self.graph.add_output(format!("out {}", self.graph.outputs().len()), id);
+            if self.graph.use_count(id) > 0 || matches!(self.graph.node(id).op, Op::Input(_)) {
+                continue;
             }
+            // What codes look like in memory is a backend's own affair.
+            let id = match self.ty(id).quant {
+                Some(_) => self.op(Op::Dequantize, &[id]).expect("codes have a meaning"),
+                None => id,
+            };
+            self.graph.add_output(format!("out {}", self.graph.outputs().len()), id);
         }
-        self.graph.sweep();
         self.graph
     }
 
@@ -285,7 +290,7 @@ impl Grower {
     }
 
     fn transpose(&mut self) -> Option<NodeId> {
-        let x = self.value(|t| t.rank() >= 2)?;
+        let x = self.value(|t| t.rank() >= 2 && t.quant.is_none())?;
         let mut perm: Vec<usize> = (0..self.ty(x).rank()).collect();
         for i in (1..perm.len()).rev() {
             perm.swap(i, self.rng.below(i + 1));
@@ -573,8 +578,8 @@ impl Grower {
 
     fn gemm_codes(&mut self) -> Option<NodeId> {
         let x = match self.value(|t| t.quant.is_some() && t.rank() >= 2) {
-            Some(x) => x,
-            None => self.quantize()?,
+            Some(x) if !matches!(self.graph.node(x).op, Op::Const(_)) => x,
+            _ => self.quantize()?,
         };
         let k = usize::try_from(self.ty(x).last().as_const()?).ok()?;
         let n = 1 + self.rng.below(5);
