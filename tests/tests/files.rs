@@ -4,8 +4,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use fqc_interp::{Binding, Tensor, evaluate};
-use fqc_ir::text::{Blobs, parse, print};
-use fqc_ir::{Elem, Graph, Op};
+use fqc_ir::Graph;
+use fqc_ir::text::{Blobs, parse, print, print_with_blobs};
 use fqc_passes::{Pass, Runner, named};
 use std::path::{Path, PathBuf};
 
@@ -56,8 +56,9 @@ fn inputs(graph: &Graph, sizes: &Binding) -> Result<Vec<(String, Tensor)>> {
         let shape = sizes.shape(&node.ty.shape).context("a size without a value")?;
         let count = shape.iter().product();
         let is_float = node.ty.elem.is_float();
-        let values: Vec<f64> =
-            (0..count).map(|_| if is_float { next() * 4.0 - 2.0 } else { next().round() }).collect();
+        let values: Vec<f64> = (0..count)
+            .map(|_| if is_float { next() * 4.0 - 2.0 } else { next().round() })
+            .collect();
         Ok((node.name.clone(), Tensor::from_floats(node.ty.elem, &shape, &values)))
     };
     graph.inputs().iter().map(one).collect()
@@ -76,7 +77,8 @@ fn compare(before: &[(String, Tensor)], after: &[(String, Tensor)], tolerance: f
         };
         let wrong: Vec<usize> = (0..x.len()).filter(differ).collect();
         if let Some(&i) = wrong.first() {
-            bail!("output `{name}`: {} of {} differ, first {i}: {} and {}", wrong.len(), x.len(), x[i], y[i]);
+            let (wrong, all, x, y) = (wrong.len(), x.len(), x[i], y[i]);
+            bail!("output `{name}`: {wrong} of {all} differ, first {i}: {x} and {y}");
         }
     }
     Ok(())
@@ -99,7 +101,8 @@ fn run(text: &str) -> Result<(Header, String)> {
         ensure!(after != original, "nothing was found");
         compare(&before, &evaluate(&graph, &given)?, header.tolerance)?;
     }
-    ensure!(print(&parse(&after, &Blobs::new())?) == after, "the text does not read back");
+    let (text, blobs) = print_with_blobs(&graph);
+    ensure!(print(&parse(&text, &blobs)?) == after, "the text does not read back");
     Ok((header, after))
 }
 

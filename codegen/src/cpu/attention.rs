@@ -88,8 +88,7 @@ pub fn call(
 impl Attention {
     /// Emits the body.
     pub fn emit<'c>(&self, b: &Builder<'_, 'c>) {
-        let (heads, queries, keys) =
-            (self.heads.val(b), self.queries.val(b), self.keys.val(b));
+        let (heads, queries, keys) = (self.heads.val(b), self.queries.val(b), self.keys.val(b));
         let blocks = b.sdiv(b.add(queries, b.i64c(QUERIES - 1)), b.i64c(QUERIES));
         let share = b.sdiv(heads, self.groups.val(b));
         let strides: Vec<Vec<Val<'c>>> =

@@ -68,9 +68,7 @@ impl<'c> Block<'_, 'c> {
 
     /// Transposes the queries into scratch, scaled.
     fn pack(&self, b: &Builder<'_, 'c>) {
-        let from = |row: i64| {
-            b.index(self.q, b.f32(), b.mul(self.row(b, row), self.query_stride))
-        };
+        let from = |row: i64| b.index(self.q, b.f32(), b.mul(self.row(b, row), self.query_stride));
         let depth = b.i64c(self.spec.depth);
         self.transpose(b, depth, self.packed, Some(self.spec.scale), &from);
     }
@@ -120,8 +118,7 @@ impl<'c> Block<'_, 'c> {
 
     /// A mask that differs from query to query is transposed to where the scores will be.
     fn spread_mask(&self, b: &Builder<'_, 'c>, first: i64) {
-        let (Some(mask), Some([along_queries, along_keys])) = (self.mask, self.mask_strides)
-        else {
+        let (Some(mask), Some([along_queries, along_keys])) = (self.mask, self.mask_strides) else {
             return;
         };
         if first != 0 || self.mask_is_shared() {
@@ -303,14 +300,7 @@ impl<'c> Block<'_, 'c> {
     }
 
     /// `height` queries from `row` by `columns` channels from `first`.
-    fn weigh_tile(
-        &self,
-        b: &Builder<'_, 'c>,
-        row: Val<'c>,
-        height: u32,
-        first: i64,
-        columns: i64,
-    ) {
+    fn weigh_tile(&self, b: &Builder<'_, 'c>, row: Val<'c>, height: u32, first: i64, columns: i64) {
         let lanes = b.level().f32_lanes();
         let ty = b.f32v(lanes);
         let vectors = (columns as u32).div_ceil(lanes);

@@ -95,9 +95,7 @@ impl Call {
             Kernel::MatMul => matmul::call(step, &elems),
             Kernel::Pointwise(expr) => pointwise::call(step, expr, &elems),
             Kernel::Reduce { op, keep } => reduce::call(step, *op, *keep, &elems),
-            Kernel::ArgReduce { largest, last } => {
-                reduce::arg_call(step, *largest, *last, &elems)
-            }
+            Kernel::ArgReduce { largest, last } => reduce::arg_call(step, *largest, *last, &elems),
             Kernel::CumSum { exclusive, reverse } => {
                 reduce::cumsum_call(step, *exclusive, *reverse, &elems)
             }
@@ -109,9 +107,7 @@ impl Call {
             Kernel::Attention { scale, causal, mask } => {
                 attention::call(step, *scale, *causal, *mask, &elems)
             }
-            Kernel::Gather { axis, index_rank } => {
-                gather::call(step, *axis, *index_rank, &elems)
-            }
+            Kernel::Gather { axis, index_rank } => gather::call(step, *axis, *index_rank, &elems),
             Kernel::GatherElements { axis } => gather::elements_call(step, *axis, &elems),
             Kernel::GatherNd { batch_dims } => gather::nd_call(step, *batch_dims, &elems),
             Kernel::ScatterElements { axis, op } => {

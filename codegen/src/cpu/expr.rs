@@ -133,12 +133,7 @@ pub fn emit<'c>(b: &Builder<'_, 'c>, expr: &Expr, args: &[Typed<'c>], lanes: u32
 }
 
 /// Powers with a literal exponent that are one or two multiplications.
-fn cheap_power<'c>(
-    b: &Builder<'_, 'c>,
-    op: BinaryOp,
-    x: Typed<'c>,
-    y: &Expr,
-) -> Option<Typed<'c>> {
+fn cheap_power<'c>(b: &Builder<'_, 'c>, op: BinaryOp, x: Typed<'c>, y: &Expr) -> Option<Typed<'c>> {
     let Expr::Literal(Literal::F32(exponent)) = y else { return None };
     if op != BinaryOp::Pow || x.elem != Elem::F32 {
         return None;
@@ -174,9 +169,7 @@ pub fn unary<'c>(b: &Builder<'_, 'c>, op: UnaryOp, x: Typed<'c>) -> Typed<'c> {
     match op {
         UnaryOp::Not => bool_of(b.not(v)),
         UnaryOp::IsNan => bool_of(b.fcmp(UNO, v, v)),
-        UnaryOp::IsInf => {
-            bool_of(b.fcmp(OEQ, b.fabs(v), b.fconst(v.get_type(), f64::INFINITY)))
-        }
+        UnaryOp::IsInf => bool_of(b.fcmp(OEQ, b.fabs(v), b.fconst(v.get_type(), f64::INFINITY))),
         _ if x.elem.is_float() => rounded(b, x.elem, unary_float(b, op, v, x.elem == Elem::F64)),
         _ => Typed { elem: x.elem, val: unary_int(b, op, v, x.elem.is_signed()) },
     }
@@ -256,13 +249,7 @@ pub fn binary<'c>(b: &Builder<'_, 'c>, op: BinaryOp, x: Typed<'c>, y: Typed<'c>)
     Typed { elem, val }
 }
 
-fn compare<'c>(
-    b: &Builder<'_, 'c>,
-    op: BinaryOp,
-    elem: Elem,
-    x: Val<'c>,
-    y: Val<'c>,
-) -> Val<'c> {
+fn compare<'c>(b: &Builder<'_, 'c>, op: BinaryOp, elem: Elem, x: Val<'c>, y: Val<'c>) -> Val<'c> {
     if elem.is_float() {
         let predicate = match op {
             BinaryOp::Eq => OEQ,

@@ -119,12 +119,7 @@ pub struct Gather {
 }
 
 /// Takes a gather apart.
-pub fn call(
-    step: &Step,
-    axis: usize,
-    index_rank: usize,
-    elems: &[Elem],
-) -> Result<Call, CpuError> {
+pub fn call(step: &Step, axis: usize, index_rank: usize, elems: &[Elem]) -> Result<Call, CpuError> {
     let [data, indices] = step.args.as_slice() else {
         return Err(unsupported(step, "wants data and indices"));
     };

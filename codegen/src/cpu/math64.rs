@@ -1,6 +1,6 @@
 //! The elementary functions for f64, branch-free, for the few places where a model computes in
 //! double. Coefficients of erf, log, sin and cos are those of FreeBSD's msun. Bounds (asserted by
-//! `math_tests`): 4 ulp; sin and cos up to |x| = 2^30; pow 2^-40 relative.
+//! the tests): 4 ulp; sin and cos up to |x| = 2^30; pow 2^-40 relative.
 
 use inkwell::FloatPredicate::{OEQ, OGE, OGT, OLT, ONE, UNO};
 
@@ -127,11 +127,8 @@ pub fn erf<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
     let z = b.fmul(big, big);
     let inverse = b.fdiv(c(1.0), z);
     let low = b.fcmp(OLT, big, c(1.0 / 0.35));
-    let tail = b.select(
-        low,
-        ratio(b, inverse, &ERF_RA, &ERF_SA),
-        ratio(b, inverse, &ERF_RB, &ERF_SB),
-    );
+    let tail =
+        b.select(low, ratio(b, inverse, &ERF_RA, &ERF_SA), ratio(b, inverse, &ERF_RB, &ERF_SB));
     // -z = -(rounded square) - (what the rounding lost).
     let lost = b.fma(big, big, b.fneg(z));
     let e = exp(b, b.fsub(c(-0.5625), z));

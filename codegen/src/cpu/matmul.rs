@@ -48,8 +48,7 @@ pub fn call(step: &Step, elems: &[Elem]) -> Result<Call, CpuError> {
     };
     let out = &step.results[0];
     let rank = out.shape.len();
-    let (Some(batch), true) =
-        (rank.checked_sub(2), x.shape.len() == rank && y.shape.len() == rank)
+    let (Some(batch), true) = (rank.checked_sub(2), x.shape.len() == rank && y.shape.len() == rank)
     else {
         return Err(unsupported(step, "wants views of one rank, at least 2"));
     };
@@ -75,11 +74,7 @@ pub fn call(step: &Step, elems: &[Elem]) -> Result<Call, CpuError> {
     };
     let packs = kernel.packs();
     let ops = dim::product([&out.count(), k, &Dim::from(2i64)]);
-    let rows = if tiled {
-        m.ceil_div(ROWS) * n.ceil_div(COLUMNS)
-    } else {
-        m.clone()
-    };
+    let rows = if tiled { m.ceil_div(ROWS) * n.ceil_div(COLUMNS) } else { m.clone() };
     let grain = if tiled { 1 } else { (TASK_ELEMENTS / 4096).max(1) };
     let call = Call::new(Spec::MatMul(kernel), sizes, nest.count() * rows, grain, ops);
     let panel = if packs { k.clone() * Dim::from(PANEL * 4) } else { Dim::zero() };
@@ -222,9 +217,8 @@ impl MatMul {
                 whole,
                 || rows(None),
                 || {
-                    let mask = |v: u32| {
-                        b.mask_first(b.sub(left, b.i64c((v * lanes).into())), lanes)
-                    };
+                    let mask =
+                        |v: u32| b.mask_first(b.sub(left, b.i64c((v * lanes).into())), lanes);
                     rows(Some((0..VECTORS).map(mask).collect()));
                 },
             );
@@ -244,9 +238,8 @@ impl MatMul {
         let lanes = b.level().f32_lanes();
         let ty = b.f32v(lanes);
         let [xm, xk, _, _, om, _] = values.inner;
-        let rows: Vec<Val<'c>> = (0..height)
-            .map(|i| b.index(a, b.f32(), b.mul(b.i64c(i.into()), xm)))
-            .collect();
+        let rows: Vec<Val<'c>> =
+            (0..height).map(|i| b.index(a, b.f32(), b.mul(b.i64c(i.into()), xm))).collect();
         let sums = vec![b.zero(ty); (height * VECTORS) as usize];
         let sums = b.for_carried(b.i64c(0), values.k, 1, &sums, |k, sums| {
             let from = b.index(right, b.f32(), b.mul(k, stride));

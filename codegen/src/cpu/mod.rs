@@ -20,6 +20,7 @@ mod norm;
 mod pointwise;
 mod quantize;
 mod reduce;
+pub mod run;
 mod scatter;
 mod softmax;
 mod source;

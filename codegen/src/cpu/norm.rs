@@ -53,7 +53,9 @@ pub fn call(
             return Err(unsupported(step, "quantises rows of f32 with `base` channels"));
         }
     }
-    if !elems[..=tables].iter().all(|e| e.is_float() && (*e == Elem::F64) == (elems[0] == Elem::F64))
+    if !elems[..=tables]
+        .iter()
+        .all(|e| e.is_float() && (*e == Elem::F64) == (elems[0] == Elem::F64))
     {
         return Err(unsupported(step, "wants floats"));
     }

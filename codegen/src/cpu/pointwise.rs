@@ -127,13 +127,7 @@ impl Pointwise {
         });
     }
 
-    fn emit_row<'c>(
-        &self,
-        b: &Builder<'_, 'c>,
-        rows: &[Row<'c>],
-        begin: Val<'c>,
-        end: Val<'c>,
-    ) {
+    fn emit_row<'c>(&self, b: &Builder<'_, 'c>, rows: &[Row<'c>], begin: Val<'c>, end: Val<'c>) {
         let (out, args) = rows.split_last().expect("there is a result");
         let used: Vec<bool> = (0..args.len()).map(|i| self.expr.uses(i) > 0).collect();
         let tail = walk::tail_for(b, rows);

@@ -9,13 +9,13 @@ use fqc_ir::quant::{WIDE_MAX, q_max};
 use fqc_ir::types::Elem;
 use inkwell::FloatPredicate::UNO;
 
+use super::CpuError;
 use super::build::{Builder, Val};
 use super::call::{Call, Spec, unsupported};
 use super::expr::{self, Typed};
 use super::pointwise::TASK_ELEMENTS;
 use super::spec::{Nest, Size, Sizes, ViewSpec, view_specs};
 use super::walk::{self, Chunk, FOLD_LANES, Row, Step as Stride, Tail, Walk};
-use super::CpuError;
 
 /// Everything that the code depends on.
 #[derive(Clone, PartialEq, Debug)]

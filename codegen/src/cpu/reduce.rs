@@ -226,12 +226,7 @@ pub struct ArgReduce {
 }
 
 /// Takes an arg-reduction apart.
-pub fn arg_call(
-    step: &Step,
-    largest: bool,
-    last: bool,
-    elems: &[Elem],
-) -> Result<Call, CpuError> {
+pub fn arg_call(step: &Step, largest: bool, last: bool, elems: &[Elem]) -> Result<Call, CpuError> {
     let (x, y) = (&step.args[0], &step.results[0]);
     let keep = y.shape.len();
     if x.shape.len() != keep + 1 {
@@ -366,12 +361,5 @@ pub(super) fn row_max<'c>(b: &Builder<'_, 'c>, n: Val<'c>, row: Row<'c>) -> Val<
     let ty = expr::register_type(b, row.elem, 1);
     let tail = walk::tail_for(b, &[row]);
     let low = b.fconst(ty, f64::NEG_INFINITY);
-    walk::fold(
-        b,
-        n,
-        tail,
-        low,
-        |x, y| math::extreme(b, x, y, true),
-        |i, c| row.read(b, i, c).val,
-    )
+    walk::fold(b, n, tail, low, |x, y| math::extreme(b, x, y, true), |i, c| row.read(b, i, c).val)
 }

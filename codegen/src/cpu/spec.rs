@@ -24,14 +24,6 @@ impl Size {
             Size::Dim(index) => b.dim(index),
         }
     }
-
-    /// The value, if it is known at compile time.
-    pub fn constant(self) -> Option<i64> {
-        match self {
-            Size::Const(value) => Some(value),
-            Size::Dim(_) => None,
-        }
-    }
 }
 
 /// Collects the run-time dims of one call, each once, in the order of their first use.
@@ -140,11 +132,11 @@ impl Nest {
         out
     }
 
-    /// The last axis taken off: its size and each view's stride. A nest without axes has one of
-    /// size 1.
+    /// The last axis taken off: its size and each view's stride. A nest without axes has one,
+    /// contiguous, of size 1.
     pub fn split_last(mut self) -> (Nest, Dim, Vec<Dim>) {
         let Some(n) = self.shape.pop() else {
-            let strides = vec![Dim::zero(); self.strides.len()];
+            let strides = vec![Dim::one(); self.strides.len()];
             return (self, Dim::one(), strides);
         };
         let last = self.strides.iter_mut().map(|view| view.pop().unwrap_or_default()).collect();

@@ -264,11 +264,10 @@ pub fn fold<'c>(
     let block = i64::from(lanes) * FOLD_UNROLL as i64;
     let neutral = b.splat(identity, lanes);
     let blocks = b.and(n, b.i64c(-block));
-    let parts =
-        b.for_carried(b.i64c(0), blocks, block, &[neutral; FOLD_UNROLL], |i, parts| {
-            let step = |k: usize| b.add(i, b.i64c(k as i64 * i64::from(lanes)));
-            parts.iter().enumerate().map(|(k, &p)| combine(p, term(step(k), whole))).collect()
-        });
+    let parts = b.for_carried(b.i64c(0), blocks, block, &[neutral; FOLD_UNROLL], |i, parts| {
+        let step = |k: usize| b.add(i, b.i64c(k as i64 * i64::from(lanes)));
+        parts.iter().enumerate().map(|(k, &p)| combine(p, term(step(k), whole))).collect()
+    });
     let vectors = b.and(n, b.i64c(-i64::from(lanes)));
     let first = b.for_carried(blocks, vectors, lanes.into(), &[parts[0]], |i, part| {
         vec![combine(part[0], term(i, whole))]

@@ -6,7 +6,7 @@ use crate::data::{Batch, Wanted};
 use crate::exit::{Exit, Failure};
 use crate::pipeline::{self, Context};
 use crate::progress::Stage;
-use fqc_ir::{Graph, Op};
+use fqc_ir::Graph;
 use fqc_passes::quant::groups::{self, Heads};
 use fqc_passes::quant::stats::{ChannelStats, Statistics};
 use fqrt::{Model, Session, SessionOptions, TensorView};
@@ -16,16 +16,23 @@ pub fn wanted(graph: &Graph) -> Vec<Wanted> {
     graph
         .inputs()
         .iter()
-        .filter(|id| graph.use_count(**id) > 0 || matches!(graph.node(**id).op, Op::Input(_)))
         .map(|&id| {
             let node = graph.node(id);
             Wanted {
                 name: node.name.clone(),
-                elem: fqc_codegen::elem(node.ty.elem),
+                elem: element(node.ty.elem),
                 rank: node.ty.rank(),
             }
         })
         .collect()
+}
+
+/// The file format's name for an element type; both tables use the same names.
+fn element(elem: fqc_ir::Elem) -> fqbin::Elem {
+    fqbin::Elem::ALL
+        .into_iter()
+        .find(|e| e.name() == elem.name())
+        .expect("both tables have the same element types")
 }
 
 /// Statistics of every group's input over all batches.

@@ -171,7 +171,9 @@ pub fn plan(graph: &Graph) -> Result<Plan, Failure> {
 
 fn generate(plan: &Plan, levels: &[Level], cx: &Context<'_>) -> Result<TargetImage, Failure> {
     cx.interrupt.check()?;
-    let target = fqc_codegen::cpu::generate(plan, levels)
+    let levels: Vec<_> =
+        levels.iter().filter_map(|l| fqc_codegen::cpu::Level::from_name(l.name())).collect();
+    let target = fqc_codegen::cpu::generate(plan, &levels)
         .map_err(|e| Failure::new(Exit::Model, e.to_string()))?;
     cx.interrupt.check()?;
     Ok(target)

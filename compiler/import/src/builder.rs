@@ -520,8 +520,9 @@ pub(crate) fn numbers(dims: &[Dim]) -> Option<Vec<i64>> {
 
 /// Number of elements, if it is constant and small enough to follow.
 fn count(shape: &[Dim]) -> Option<usize> {
-    let n = shape.iter().try_fold(1i64, |n, d| n.checked_mul(d.as_const()?))?;
-    usize::try_from(n).ok().filter(|&n| n <= limits::TRACKED)
+    let size = |d: &Dim| d.as_const().and_then(|d| usize::try_from(d).ok());
+    let n = shape.iter().try_fold(1usize, |n, d| n.checked_mul(size(d)?))?;
+    (n <= limits::TRACKED && shape.len() <= limits::RANK).then_some(n)
 }
 
 fn strides(sizes: &[usize]) -> Vec<usize> {
@@ -534,7 +535,8 @@ fn strides(sizes: &[usize]) -> Vec<usize> {
 
 /// Row-major places of a strided box.
 fn walk(sizes: &[usize], steps: &[usize], first: usize) -> std::vec::IntoIter<usize> {
-    let mut places = vec![first];
+    let empty = sizes.contains(&0);
+    let mut places = if empty { Vec::new() } else { vec![first] };
     for (&n, &s) in sizes.iter().zip(steps) {
         places = places.iter().flat_map(|&p| (0..n).map(move |i| p + i * s)).collect();
     }
@@ -542,7 +544,7 @@ fn walk(sizes: &[usize], steps: &[usize], first: usize) -> std::vec::IntoIter<us
 }
 
 fn slice_places(from: &[i64], to: &[usize], step: &[i64], strides: &[usize]) -> Vec<usize> {
-    let mut places = vec![0usize];
+    let mut places = if to.contains(&0) { Vec::new() } else { vec![0usize] };
     for axis in 0..to.len() {
         let at = |i: usize| (from[axis] + i as i64 * step[axis]) as usize * strides[axis];
         places = places.iter().flat_map(|&p| (0..to[axis]).map(move |i| p + at(i))).collect();

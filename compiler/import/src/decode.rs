@@ -7,7 +7,7 @@ use prost::Message;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use tract_onnx::pb::ModelProto;
+use tract_onnx::pb::{ModelProto, TensorProto};
 
 /// The bytes of a model file, mapped.
 pub(crate) fn read(path: &Path) -> Result<Bytes, ImportError> {
@@ -52,6 +52,14 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<ModelProto, ImportError> {
         });
     }
     ModelProto::decode(bytes).map_err(|e| invalid(e.to_string()))
+}
+
+/// The tensor message in the bytes.
+pub(crate) fn tensor(bytes: &[u8]) -> Result<TensorProto, ImportError> {
+    let invalid = |e: prost::DecodeError| {
+        ImportError::one(Kind::Invalid, format!("not an ONNX tensor: {e}"), "")
+    };
+    TensorProto::decode(bytes).map_err(invalid)
 }
 
 /// What a file is by its first bytes, if not protobuf.

@@ -1,6 +1,7 @@
 //! Model-local functions: finding them, and their bodies with the caller's attributes put in.
 
 use crate::error::{Fault, Res, shown};
+use crate::limits;
 use crate::model::Opsets;
 use std::collections::BTreeMap;
 use tract_onnx::pb::{AttributeProto, FunctionProto, NodeProto};
@@ -12,12 +13,16 @@ pub(crate) fn domain(name: &str) -> &str {
 
 /// The functions of a model, by domain and name.
 pub(crate) struct Functions<'m> {
-    map: BTreeMap<(&'m str, &'m str), &'m FunctionProto>,
+    map: BTreeMap<(&'m str, &'m str), Body<'m>>,
 }
 
 /// One function.
 #[derive(Clone, Copy)]
-pub(crate) struct Body<'m>(&'m FunctionProto);
+pub(crate) struct Body<'m> {
+    message: &'m FunctionProto,
+    /// Number of nodes after all calls inside are expanded; branches are not counted.
+    pub size: usize,
+}
 
 impl<'m> Functions<'m> {
     pub fn new(list: &'m [FunctionProto]) -> Result<Self, String> {
@@ -25,40 +30,52 @@ impl<'m> Functions<'m> {
         for f in list {
             let name = f.name.as_deref().unwrap_or_default();
             let key = (domain(f.domain.as_deref().unwrap_or_default()), name);
-            if map.insert(key, f).is_some() {
+            if map.insert(key, Body { message: f, size: f.node.len() }).is_some() {
                 return Err(format!("function `{}` twice", shown(name)));
             }
         }
-        Ok(Functions { map })
+        let mut functions = Functions { map };
+        // A round adds one level of calls; deeper ones are refused anyway.
+        for _ in 0..limits::CALL_DEPTH {
+            let sizes: Vec<usize> = functions.map.values().map(|f| functions.expanded(f)).collect();
+            functions.map.values_mut().zip(sizes).for_each(|(f, size)| f.size = size);
+        }
+        Ok(functions)
+    }
+
+    fn expanded(&self, f: &Body<'_>) -> usize {
+        let callee = |n: &NodeProto| self.find(domain(&n.domain), &n.op_type);
+        let sizes = f.message.node.iter().map(|n| callee(n).map_or(1, |c| c.size));
+        sizes.fold(0, usize::saturating_add)
     }
 
     pub fn find(&self, domain: &str, name: &str) -> Option<Body<'m>> {
-        self.map.get(&(domain, name)).map(|f| Body(f))
+        self.map.get(&(domain, name)).copied()
     }
 }
 
 impl<'m> Body<'m> {
     pub fn inputs(self) -> &'m [String] {
-        &self.0.input
+        &self.message.input
     }
 
     pub fn outputs(self) -> &'m [String] {
-        &self.0.output
+        &self.message.output
     }
 
     /// The nodes of the function as `caller` sees them, and the opsets they are written in.
     pub fn instantiate(self, caller: &NodeProto) -> Res<(Vec<NodeProto>, Opsets)> {
         for a in &caller.attribute {
-            if !self.0.attribute.contains(&a.name) {
+            if !self.message.attribute.contains(&a.name) {
                 let name = shown(&a.name);
                 return Err(Fault::invalid(format!("the function has no attribute `{name}`")));
             }
         }
-        let mut nodes = self.0.node.clone();
+        let mut nodes = self.message.node.clone();
         for node in &mut nodes {
             bind(node, &caller.attribute)?;
         }
-        let sets = self.0.opset_import.iter();
+        let sets = self.message.opset_import.iter();
         let opsets = sets.map(|s| (domain(&s.domain).to_owned(), s.version)).collect();
         Ok((nodes, opsets))
     }

@@ -11,6 +11,8 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(test)]
+mod attacks;
 mod attrs;
 mod bodies;
 mod builder;
@@ -36,9 +38,9 @@ use error::{Fault, Res, shown};
 use external::External;
 use fqc_ir::{Const, Graph};
 use model::{Inputs, Outcome};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use tract_onnx::pb::ModelProto;
+use tract_onnx::pb::{GraphProto, ModelProto, NodeProto};
 
 /// How to import.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +82,28 @@ pub fn import_bytes(
                 }
             }
         }
+    }
+}
+
+/// Name and value of a tensor in a file of its own, as ONNX's test cases have them.
+pub fn read_tensor(bytes: &[u8]) -> Result<(String, Const), ImportError> {
+    let mut message = decode::tensor(bytes)?;
+    let mut external = External::new(None).map_err(whole_model)?;
+    let constant = tensor::take(&mut message, &mut external).map_err(whole_model)?;
+    Ok((message.name, constant))
+}
+
+/// The operators that a model's graph uses, branches and functions included, with their domains.
+pub fn operators(bytes: &[u8]) -> Result<BTreeSet<String>, ImportError> {
+    let model = decode::decode(bytes)?;
+    let mut graphs: Vec<&GraphProto> = model.graph.iter().collect();
+    let mut nodes: Vec<&NodeProto> = model.functions.iter().flat_map(|f| &f.node).collect();
+    let mut out = BTreeSet::new();
+    loop {
+        nodes.extend(graphs.drain(..).flat_map(|g| &g.node));
+        let Some(node) = nodes.pop() else { return Ok(out) };
+        out.insert(model::qualified(node));
+        graphs.extend(node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)));
     }
 }
 

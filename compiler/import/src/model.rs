@@ -274,9 +274,7 @@ impl Walk<'_> {
     pub(crate) fn node(&mut self, node: &NodeProto, opsets: &Opsets) -> Result<(), Stop> {
         self.nodes += 1;
         if self.nodes > limits::NODES {
-            let message = format!("the model expands to more than {} nodes", limits::NODES);
-            self.problems.push(problem(Kind::Limit, message, ""));
-            return Err(Stop::Limit);
+            return Err(self.too_many());
         }
         let mut operands = Vec::with_capacity(node.input.len());
         let mut fault = None;
@@ -325,6 +323,9 @@ impl Walk<'_> {
     ) -> Result<Res<Vec<V>>, Stop> {
         let domain = functions::domain(&node.domain);
         if let Some(function) = self.functions.find(domain, &node.op_type) {
+            if self.nodes.saturating_add(function.size) > limits::NODES {
+                return Err(self.too_many());
+            }
             return if broken { Ok(Ok(Vec::new())) } else { self.call(node, function, &operands) };
         }
         let Some(&version) = opsets.get(domain) else {
@@ -354,6 +355,12 @@ impl Walk<'_> {
         let mut cx =
             Cx::new(&mut self.builder, self.external, attrs, version, operands, results);
         Ok(run.apply(&mut cx).and_then(|values| cx.finish().map(|()| values)))
+    }
+
+    fn too_many(&mut self) -> Stop {
+        let message = format!("the model expands to more than {} nodes", limits::NODES);
+        self.problems.push(problem(Kind::Limit, message, "does a function call itself?"));
+        Stop::Limit
     }
 
     /// Names the values that a node made; none at all means that they are broken already.
@@ -433,7 +440,8 @@ impl Walk<'_> {
     }
 }
 
-fn qualified(node: &NodeProto) -> String {
+/// The operator with its domain, unless that is the standard one.
+pub(crate) fn qualified(node: &NodeProto) -> String {
     let op = shown(&node.op_type);
     match functions::domain(&node.domain) {
         "" => op,

@@ -234,7 +234,7 @@ impl Graph {
         let on_cycle = |part: &Vec<NodeIndex>| {
             part.len() > 1 || part.iter().any(|&i| self.inner.contains_edge(i, i))
         };
-        let parts = petgraph::algo::tarjan_scc(&self.inner);
+        let parts = petgraph::algo::kosaraju_scc(&self.inner);
         let mut ids: Vec<NodeId> =
             parts.into_iter().filter(on_cycle).flatten().map(NodeId).collect();
         ids.sort_by_key(|id| self.node(*id).stamp);

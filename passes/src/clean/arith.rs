@@ -62,8 +62,7 @@ pub fn square(graph: &Graph, id: NodeId) -> Option<Patch> {
         return None;
     }
     let mut patch = Patch::new();
-    let product =
-        patch.add(&graph.node(id).name, Op::Binary(BinaryOp::Mul), &[x.into(), x.into()]);
+    let product = patch.add(&graph.node(id).name, Op::Binary(BinaryOp::Mul), &[x.into(), x.into()]);
     patch.replace(id, product);
     Some(patch)
 }
@@ -79,7 +78,8 @@ pub fn div_by_power_of_two(graph: &Graph, id: NodeId) -> Option<Patch> {
     let shape = constant(graph, divisor)?.shape.clone();
     let mut patch = Patch::new();
     let name = &graph.node(id).name;
-    let factor = patch.add(format!("{name}.factor"), Op::Const(Const::f32(shape, &[c.recip()])), &[]);
+    let factor =
+        patch.add(format!("{name}.factor"), Op::Const(Const::f32(shape, &[c.recip()])), &[]);
     let product = patch.add(name, Op::Binary(BinaryOp::Mul), &[x.into(), factor]);
     patch.replace(id, product);
     Some(patch)

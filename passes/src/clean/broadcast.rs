@@ -11,12 +11,6 @@
 use crate::pattern::{only_reader, ty};
 use fqc_ir::{Graph, NodeId, Op, Patch, Type, Value, infer};
 
-pub fn same(graph: &Graph, id: NodeId) -> Option<Patch> {
-    let Op::Broadcast(_) = graph.node(id).op else { return None };
-    let x = graph.operand(id, 0)?;
-    (ty(graph, x) == ty(graph, id)).then(|| Patch::alias(id, x))
-}
-
 pub fn of_broadcast(graph: &Graph, id: NodeId) -> Option<Patch> {
     let Op::Broadcast(shape) = &graph.node(id).op else { return None };
     let x = source(graph, graph.operand(id, 0)?)?;

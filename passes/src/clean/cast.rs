@@ -1,19 +1,12 @@
-//! Casts that do nothing go, and of two casts the first goes where it lost nothing.
+//! Of two casts the first goes where it lost nothing.
 //!
 //! ```text
-//! %y: f32[n] = cast %x: f32[n]                   ->  %x
 //! %a: i64[n] = cast %m: bool[n]
 //! %y: f32[n] = cast %a                           ->  %y: f32[n] = cast %m
 //! ```
 
 use crate::pattern::ty;
 use fqc_ir::{Elem, Graph, NodeId, Op, Patch};
-
-pub fn same(graph: &Graph, id: NodeId) -> Option<Patch> {
-    let Op::Cast(_) = graph.node(id).op else { return None };
-    let x = graph.operand(id, 0)?;
-    (ty(graph, x) == ty(graph, id)).then(|| Patch::alias(id, x))
-}
 
 pub fn of_cast(graph: &Graph, id: NodeId) -> Option<Patch> {
     let Op::Cast(to) = graph.node(id).op else { return None };

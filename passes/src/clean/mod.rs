@@ -6,6 +6,7 @@ mod broadcast;
 mod cast;
 mod cse;
 mod fold_const;
+mod identity;
 mod reshape;
 mod sink_reshape;
 mod slice;
@@ -17,28 +18,23 @@ use crate::run::Pass;
 pub use cse::Cse;
 
 /// All rules of canonicalisation; cheap ones that match often come first.
-pub static RULES: [Rule; 22] = [
+pub static RULES: [Rule; 17] = [
     Rule { name: "fold-const", find: fold_const::find },
+    Rule { name: "identity", find: identity::find },
     Rule { name: "constant-right", find: arith::constant_right },
     Rule { name: "neutral-element", find: arith::neutral },
     Rule { name: "square", find: arith::square },
     Rule { name: "div-by-power-of-two", find: arith::div_by_power_of_two },
     Rule { name: "one-over", find: arith::one_over },
     Rule { name: "select-const", find: arith::select_const },
-    Rule { name: "cast-same", find: cast::same },
     Rule { name: "cast-of-cast", find: cast::of_cast },
-    Rule { name: "reshape-same", find: reshape::same },
     Rule { name: "reshape-of-reshape", find: reshape::of_reshape },
-    Rule { name: "transpose-same", find: transpose::same },
     Rule { name: "transpose-of-transpose", find: transpose::of_transpose },
     Rule { name: "transpose-of-ones", find: transpose::of_ones },
-    Rule { name: "broadcast-same", find: broadcast::same },
     Rule { name: "broadcast-of-broadcast", find: broadcast::of_broadcast },
     Rule { name: "sink-broadcast", find: broadcast::sink },
-    Rule { name: "slice-same", find: slice::same },
     Rule { name: "slice-of-slice", find: slice::of_slice },
     Rule { name: "slice-of-concat", find: slice::of_concat },
-    Rule { name: "concat-of-one", find: slice::concat_of_one },
     Rule { name: "sink-reshape", find: sink_reshape::find },
 ];
 

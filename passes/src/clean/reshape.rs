@@ -1,18 +1,11 @@
-//! Reshapes to the same shape go; of a chain only the last stays.
+//! Of a chain of reshapes only the last stays.
 //!
 //! ```text
 //! %a: f32[2,6] = reshape %x: f32[3,4]
 //! %y: f32[12] = reshape %a                ->  %y: f32[12] = reshape %x
 //! ```
 
-use crate::pattern::ty;
 use fqc_ir::{Graph, NodeId, Op, Patch};
-
-pub fn same(graph: &Graph, id: NodeId) -> Option<Patch> {
-    let Op::Reshape(_) = graph.node(id).op else { return None };
-    let x = graph.operand(id, 0)?;
-    (ty(graph, x) == ty(graph, id)).then(|| Patch::alias(id, x))
-}
 
 pub fn of_reshape(graph: &Graph, id: NodeId) -> Option<Patch> {
     let Op::Reshape(shape) = &graph.node(id).op else { return None };

@@ -1,5 +1,4 @@
-//! Slices of everything go, slices of slices become one, a slice that is one part of a concatenation
-//! is that part, and a concatenation of one value is the value.
+//! Slices of slices become one, and a slice that is one part of a concatenation is that part.
 //!
 //! ```text
 //! %a: f32[8] = slice %x {start=[4], len=[8], step=[1]}
@@ -10,13 +9,6 @@
 
 use crate::pattern::ty;
 use fqc_ir::{Dim, Graph, NodeId, Op, Patch};
-
-pub fn same(graph: &Graph, id: NodeId) -> Option<Patch> {
-    let Op::Slice { start, step, .. } = &graph.node(id).op else { return None };
-    let x = graph.operand(id, 0)?;
-    let from_zero = start.iter().all(|d| d.as_const() == Some(0)) && step.iter().all(|&s| s == 1);
-    (from_zero && ty(graph, x) == ty(graph, id)).then(|| Patch::alias(id, x))
-}
 
 pub fn of_slice(graph: &Graph, id: NodeId) -> Option<Patch> {
     let Op::Slice { start, len, step } = &graph.node(id).op else { return None };
@@ -50,10 +42,4 @@ pub fn of_concat(graph: &Graph, id: NodeId) -> Option<Patch> {
         offset = offset + ty(graph, part).shape[axis].clone();
     }
     None
-}
-
-pub fn concat_of_one(graph: &Graph, id: NodeId) -> Option<Patch> {
-    let Op::Concat { .. } = graph.node(id).op else { return None };
-    let [x]: [NodeId; 1] = graph.operands(id).try_into().ok()?;
-    Some(Patch::alias(id, x))
 }

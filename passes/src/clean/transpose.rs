@@ -1,5 +1,4 @@
-//! Transposes that move nothing go, chains become one, and one that only moves axes of size one is a
-//! reshape.
+//! Chains of transposes become one, and one that only moves axes of size one is a reshape.
 //!
 //! ```text
 //! %a = transpose %x {perm=[0,2,1,3]}
@@ -9,12 +8,6 @@
 
 use crate::pattern::ty;
 use fqc_ir::{Graph, NodeId, Op, Patch};
-
-pub fn same(graph: &Graph, id: NodeId) -> Option<Patch> {
-    let Op::Transpose(perm) = &graph.node(id).op else { return None };
-    let x = graph.operand(id, 0)?;
-    perm.iter().enumerate().all(|(i, &p)| i == p).then(|| Patch::alias(id, x))
-}
 
 pub fn of_transpose(graph: &Graph, id: NodeId) -> Option<Patch> {
     let Op::Transpose(outer) = &graph.node(id).op else { return None };

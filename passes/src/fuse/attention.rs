@@ -1,6 +1,7 @@
 //! Attention from its parts: scores of queries and keys, scaled before or after, masked by adding or
-//! choosing, softmax, times the values. Numbers change by rounding, and a row that is hidden
-//! altogether by minus infinity becomes zero where the parts give NaN (or guard against it).
+//! choosing, softmax, times the values. Numbers change by rounding. Exporters guard the weights against
+//! NaN, which a row hidden altogether by minus infinity gives: where the mask cannot be infinite the
+//! guard goes, else it moves behind the attention, onto fewer numbers (and clears NaN of the values too).
 //!
 //! ```text
 //! %kt = transpose %k {perm=[0,1,3,2]}
@@ -23,6 +24,7 @@ pub fn find(graph: &Graph, id: NodeId) -> Option<Patch> {
     }
     let (weights, v) = (graph.operand(id, 0)?, graph.operand(id, 1)?);
     let (softmax, mut inside) = unguarded(graph, weights)?;
+    let guarded = softmax != weights;
     if graph.node(softmax).op != Op::Softmax {
         return None;
     }
@@ -34,7 +36,7 @@ pub fn find(graph: &Graph, id: NodeId) -> Option<Patch> {
     let mut scale = scores.scale;
     let q = unscaled(graph, scores.q, &mut scale);
     let kt = unscaled(graph, scores.kt, &mut scale);
-    if !fits(graph, q, kt, v) {
+    if !fits(graph, q, kt, v) || !(scale as f32).is_finite() {
         return None;
     }
     let name = &graph.node(id).name;
@@ -43,7 +45,12 @@ pub fn find(graph: &Graph, id: NodeId) -> Option<Patch> {
     let mut operands = vec![q.into(), k, v.into()];
     operands.extend(mask(&mut patch, name, &scores.masks));
     let op = Op::Attention { scale: scale as f32, causal: false };
-    let attention = patch.add(name, op, &operands);
+    let mut attention = patch.add(name, op, &operands);
+    if guarded && !scores.masks.iter().all(|m| m.is_finite(graph)) {
+        let is_nan = patch.add(format!("{name}.nan"), Op::Unary(UnaryOp::IsNan), &[attention]);
+        let zero = patch.add(format!("{name}.zero"), Op::Const(Const::f32(vec![], &[0.0])), &[]);
+        attention = patch.add(name, Op::Select, &[is_nan, zero, attention]);
+    }
     patch.replace(id, attention);
     Some(patch)
 }
@@ -62,7 +69,32 @@ fn unguarded(graph: &Graph, id: NodeId) -> Option<(NodeId, Vec<NodeId>)> {
 enum Mask {
     Value(NodeId),
     /// `select(condition, then, otherwise)`, one of them 0 and the other [`HIDDEN`] or less.
-    Choice { condition: NodeId, hidden: NodeId, hidden_if: bool },
+    Choice {
+        condition: NodeId,
+        hidden: NodeId,
+        hidden_if: bool,
+    },
+}
+
+impl Mask {
+    /// Whether every number of the mask is known to be finite.
+    fn is_finite(&self, graph: &Graph) -> bool {
+        match self {
+            Mask::Value(value) => is_finite(graph, *value),
+            Mask::Choice { hidden, .. } => is_finite(graph, *hidden),
+        }
+    }
+}
+
+/// Whether every element comes from finite constants by moving and choosing.
+fn is_finite(graph: &Graph, id: NodeId) -> bool {
+    let operand = |slot| graph.operand(id, slot).is_some_and(|x| is_finite(graph, x));
+    match &graph.node(id).op {
+        Op::Const(value) => value.to_f32().is_some_and(|v| v.iter().all(|x| x.is_finite())),
+        Op::Select => operand(1) && operand(2),
+        Op::Reshape(_) | Op::Transpose(_) | Op::Broadcast(_) | Op::Slice { .. } => operand(0),
+        _ => false,
+    }
 }
 
 struct Scores {
@@ -141,7 +173,7 @@ fn mask(patch: &mut Patch, name: &str, masks: &[Mask]) -> Option<Value> {
         let value = match mask {
             Mask::Value(value) => (*value).into(),
             Mask::Choice { condition, hidden, hidden_if } => {
-                let zero = Const::f32(Vec::new(), &[0.0]);
+                let zero = Const::f32(vec![], &[0.0]);
                 let zero = patch.add(format!("{name}.zero"), Op::Const(zero), &[]);
                 let hidden = Value::from(*hidden);
                 let (a, b) = if *hidden_if { (hidden, zero) } else { (zero, hidden) };

@@ -3,6 +3,8 @@
 //! what is left of element-wise nodes is joined.
 
 mod attention;
+mod attention_scale;
+mod causal;
 mod elementwise;
 pub mod epilogue;
 mod gelu;
@@ -23,13 +25,7 @@ use crate::run::Pass;
 
 /// A pass of rules that look for one operation's pieces.
 const fn refusing(name: &'static str, rules: &'static [Rule]) -> RulePass {
-    RulePass {
-        name,
-        rules,
-        needs: Facts::NONE,
-        gives: Facts::NONE,
-        breaks: Facts::CANONICAL,
-    }
+    RulePass { name, rules, needs: Facts::NONE, gives: Facts::NONE, breaks: Facts::CANONICAL }
 }
 
 pub const LAYER_NORM: RulePass = refusing(
@@ -64,7 +60,12 @@ pub const ROPE: RulePass = refusing(
 pub const ATTENTION: RulePass =
     refusing("attention", &[Rule { name: "attention", find: attention::find }]);
 
+pub const ATTENTION_SCALE: RulePass =
+    refusing("attention-scale", &[Rule { name: "attention-scale", find: attention_scale::find }]);
+
 pub const GQA: RulePass = refusing("gqa", &[Rule { name: "gqa", find: gqa::find }]);
+
+pub const CAUSAL: RulePass = refusing("causal", &[Rule { name: "causal", find: causal::find }]);
 
 /// Finds the operations that exporters have taken apart.
 pub fn refuse() -> Vec<Box<dyn Pass>> {
@@ -77,6 +78,8 @@ pub fn refuse() -> Vec<Box<dyn Pass>> {
         Box::new(ATTENTION),
         Box::new(CANON),
         Box::new(GQA),
+        Box::new(ATTENTION_SCALE),
+        Box::new(CAUSAL),
         Box::new(CANON),
         Box::new(Cse),
         Box::new(CANON),

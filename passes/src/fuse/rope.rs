@@ -61,19 +61,11 @@ pub fn by_halves(graph: &Graph, id: NodeId) -> Option<Patch> {
     let [first, second]: [NodeId; 2] = last_concat(graph, id)?.try_into().ok()?;
     let (first_cos, first_sin) = binary(graph, first, BinaryOp::Sub)?;
     let found = either(graph, second, BinaryOp::Add).into_iter().find_map(|(a, b)| {
-        let halves = either(graph, first_cos, BinaryOp::Mul).into_iter().find_map(|(low, cos)| {
-            let mut uppers = either(graph, first_sin, BinaryOp::Mul).into_iter();
-            let (high, sin) = uppers.find(|&(high, sin)| {
-                is_product(graph, a, high, cos) && is_product(graph, b, low, sin)
-            })?;
-            Some((low, high, cos, sin))
-        });
-        halves.map(|h| (h, vec![first, second, first_cos, first_sin, a, b]))
+        let (x, cos, sin) = by_products(graph, first_cos, first_sin, a, b)?;
+        Some((x, cos, sin, [first, second, first_cos, first_sin, a, b]))
     });
-    let ((low, high, cos, sin), inside) = found?;
-    let x = joined(graph, low, high)?;
-    let whole = Window { of: x.of, start: Dim::zero(), len: ty(graph, x.of).last() };
-    if x != whole || ty(graph, x.of) != ty(graph, id) || !private(graph, id, &inside) {
+    let (x, cos, sin, inside) = found?;
+    if ty(graph, x) != ty(graph, id) || !private(graph, id, &inside) {
         return None;
     }
     let name = &graph.node(id).name;
@@ -84,9 +76,28 @@ pub fn by_halves(graph: &Graph, id: NodeId) -> Option<Patch> {
         Some(patch.add(format!("{name}.{what}"), Op::Concat { axis }, &operands))
     };
     let (cos, sin) = (twice("cos", cos)?, twice("sin", sin)?);
-    let rope = patch.add(name, Op::Rope, &[x.of.into(), cos, sin]);
+    let rope = patch.add(name, Op::Rope, &[x.into(), cos, sin]);
     patch.replace(id, rope);
     Some(patch)
+}
+
+/// x, cosine and sine of the four products `x1 * cos`, `x2 * sin`, `x2 * cos` and `x1 * sin`.
+fn by_products(
+    graph: &Graph,
+    low_cos: NodeId,
+    high_sin: NodeId,
+    high_cos: NodeId,
+    low_sin: NodeId,
+) -> Option<(NodeId, NodeId, NodeId)> {
+    either(graph, low_cos, BinaryOp::Mul).into_iter().find_map(|(low, cos)| {
+        either(graph, high_sin, BinaryOp::Mul).into_iter().find_map(|(high, sin)| {
+            let products =
+                is_product(graph, high_cos, high, cos) && is_product(graph, low_sin, low, sin);
+            let x = joined(graph, low, high).filter(|_| products)?;
+            let is_whole = x.start == Dim::zero() && x.len == ty(graph, x.of).last();
+            is_whole.then_some((x.of, cos, sin))
+        })
+    })
 }
 
 fn is_product(graph: &Graph, id: NodeId, a: NodeId, b: NodeId) -> bool {

@@ -99,7 +99,7 @@ impl<'g> Lowering<'g> {
                 None => {
                     let place = Place::Output(i);
                     let buffer = self.buffer(&name, ty.elem, ty.shape.clone(), place);
-                    let value = self.values[&id].clone();
+                    let value = self.value(id);
                     self.copy(&name, value, View::whole(buffer, &ty.shape));
                     buffer
                 }
@@ -157,7 +157,13 @@ impl<'g> Lowering<'g> {
         whole
     }
 
-    fn value(&self, id: NodeId) -> View {
+    /// Where a value is; a constant gets its buffer at its first use as data (the weight of a gemm
+    /// is packed instead).
+    fn value(&mut self, id: NodeId) -> View {
+        if let (false, Some(value)) = (self.values.contains_key(&id), self.const_of(id)) {
+            let view = self.constant(&self.graph.node(id).name, value.clone());
+            self.values.insert(id, view);
+        }
         self.values[&id].clone()
     }
 
@@ -224,11 +230,7 @@ impl<'g> Lowering<'g> {
         let operands = graph.operands(id);
         let name = node.name.as_str();
         match &node.op {
-            Op::Input(_) => {}
-            Op::Const(value) => {
-                let view = self.constant(name, value.clone());
-                self.values.insert(id, view);
-            }
+            Op::Input(_) | Op::Const(_) => {}
             Op::Dims(values) => {
                 let result = self.result(id);
                 self.step(name, Kernel::Dims(values.clone()), vec![], vec![result]);

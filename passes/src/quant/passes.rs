@@ -121,7 +121,7 @@ impl Pass for InsertQdq {
 
     fn run(&self, graph: &mut Graph, cx: &mut PassCx) -> Result<(), PassError> {
         for id in graph.topological().ok_or(PassError::Cycle)? {
-            if !matches!(graph.node(id).op, Op::Flatten { .. }) {
+            if !graph.contains(id) || !matches!(graph.node(id).op, Op::Flatten { .. }) {
                 continue;
             }
             let (source, _) = insert_qdq::unsmoothed(graph, graph.operands(id)[0]);

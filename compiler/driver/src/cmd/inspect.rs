@@ -49,7 +49,7 @@ fn graph(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     let mut graph = pipeline::import(&args.file, &mut cx)?;
     if args.plan {
         pipeline::run(&mut graph, &fqc_passes::fuse::fuse(), &mut cx)?;
-        return print(&text::plan::print(&pipeline::plan(&graph)?));
+        return print(&text::print_plan(&pipeline::plan(&graph)?));
     }
     drop(cx);
     if args.print_after.is_none() {

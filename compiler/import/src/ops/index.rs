@@ -75,8 +75,9 @@ fn tensor_scatter(cx: &mut Cx<'_>) -> Res<Vec<V>> {
         "circular" => true,
         other => return Err(Fault::unsupported(format!("`mode` = `{}`", shown(other)))),
     };
-    if axis == 0 {
-        return Err(Fault::invalid("`axis` is the batch axis"));
+    if axis == 0 || update.rank() != cache.rank() {
+        let message = format!("`{}` into axis {axis} of `{}`", update.ty, cache.ty);
+        return Err(Fault::invalid(message));
     }
     let mut column = vec![Dim::one(); cache.rank()];
     column[axis] = update.shape()[axis].clone();

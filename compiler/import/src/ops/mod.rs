@@ -60,6 +60,13 @@ pub(crate) fn find(domain: &str, op: &str) -> Option<Rule> {
     tables.iter().flat_map(|t| t.iter()).find(|(name, _)| *name == op).map(|(_, rule)| *rule)
 }
 
+/// Domain and name of every operator.
+#[cfg(test)]
+pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let standard = STANDARD.iter().flat_map(|t| t.iter()).map(|(name, _)| ("", *name));
+    standard.chain(contrib::TABLE.iter().map(|(name, _)| ("com.microsoft", *name)))
+}
+
 impl Rule {
     pub fn apply(self, cx: &mut Cx<'_>) -> Res<Vec<V>> {
         match self {

@@ -41,11 +41,14 @@ fn dropout(cx: &mut Cx<'_>) -> Res<Vec<V>> {
     cx.attrs.ignore("ratio");
     cx.attrs.ignore("seed");
     let ratio = cx.opt(1);
-    if let Some(training) = cx.opt(2) {
-        let on = cx.ints_of(&training, "`training_mode`")? == [1];
-        let drops = ratio.is_none_or(|r| !matches!(r.known(), Some(Known::Floats(v)) if v == &[0.0]));
-        if on && drops {
-            return Err(Fault::unsupported("dropout in training mode is not supported"));
+    if let Some(training) = cx.opt(2)
+        && cx.ints_of(&training, "`training_mode`")? == [1]
+    {
+        let rate = ratio.as_ref().map(|r| (r.known().cloned(), r.made()));
+        match rate {
+            Some((Some(Known::Floats(v)), _)) if v == [0.0] => {}
+            Some((None, value)) => return Err(Fault::Unknown { value, what: "`ratio`" }),
+            _ => return Err(Fault::unsupported("dropout in training mode is not supported")),
         }
     }
     let keep = cx.scalar(Elem::Bool, 1.0);

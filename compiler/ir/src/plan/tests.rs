@@ -106,10 +106,7 @@ fn faults_name_the_step_and_both_values() {
         |p| p.steps[2].args[1].offset = Dim::one(),
         &["step 2 `y` (pointwise): view of #0 runs from 1 to 4*b of 4*b elements"],
     );
-    damaged(
-        |p| p.steps.swap(0, 1),
-        &["step 0 `mm` (gemm_f32): reads #4 before it is written"],
-    );
+    damaged(|p| p.steps.swap(0, 1), &["step 0 `mm` (gemm_f32): reads #4 before it is written"]);
     damaged(
         |p| {
             p.steps.pop();
@@ -123,10 +120,7 @@ fn faults_name_the_step_and_both_values() {
             "output `y` is never written",
         ],
     );
-    damaged(
-        |p| p.steps[2].args[0].buffer = BufferId(9),
-        &["step 2 `y` (pointwise): no buffer #9", "output `y` is never written"],
-    );
+    damaged(|p| p.steps[2].args[0].buffer = BufferId(9), &["step 2 `y` (pointwise): no buffer #9"]);
     damaged(
         |p| p.buffers[4].elem = Elem::I8,
         &[
@@ -140,9 +134,6 @@ fn faults_name_the_step_and_both_values() {
     );
     damaged(
         |p| p.outputs[0].buffer = BufferId(2),
-        &[
-            "buffer #3 `y`: is not that of output 0",
-            "output `y`: its buffer is another's",
-        ],
+        &["buffer #3 `y`: is not that of output 0", "output `y`: its buffer is another's"],
     );
 }

@@ -13,6 +13,7 @@ use super::{
 use crate::dim::Dim;
 use crate::expr::Expr;
 use crate::types::Elem;
+use std::slice::from_ref;
 
 /// Per-column tables and packed weights are padded to this many columns.
 const COLUMN_GROUP: usize = 16;
@@ -34,7 +35,9 @@ pub fn verify(plan: &Plan) -> Result<(), Vec<String>> {
             match plan.buffers.get(port.buffer.0) {
                 Some(b) if b.place == place && b.elem == port.elem && b.shape == port.shape => {}
                 Some(_) => faults.push(format!("{kind} `{}`: its buffer is another's", port.name)),
-                None => faults.push(format!("{kind} `{}`: no buffer #{}", port.name, port.buffer.0)),
+                None => {
+                    faults.push(format!("{kind} `{}`: no buffer #{}", port.name, port.buffer.0))
+                }
             }
         }
     }
@@ -47,6 +50,9 @@ pub fn verify(plan: &Plan) -> Result<(), Vec<String>> {
         let views: Vec<&View> = step.args.iter().chain(&step.results).collect();
         let broken: Vec<String> = views.iter().filter_map(|v| check_view(plan, v).err()).collect();
         if !broken.is_empty() {
+            for view in &step.results {
+                written.get_mut(view.buffer.0).into_iter().for_each(|w| *w = true);
+            }
             broken.into_iter().for_each(fault);
             continue;
         }
@@ -122,8 +128,7 @@ fn check_view(plan: &Plan, view: &View) -> Checked {
 /// Nothing is read before it is written; inputs and constants are only read.
 fn check_order(plan: &Plan, step: &Step, written: &mut [bool]) -> Vec<String> {
     let mut faults = Vec::new();
-    let in_place =
-        matches!(step.kernel, Kernel::ScatterElements { .. } | Kernel::ScatterNd { .. });
+    let in_place = matches!(step.kernel, Kernel::ScatterElements { .. } | Kernel::ScatterNd { .. });
     let also_read: &[View] = if in_place { &step.results } else { &[] };
     for view in step.args.iter().chain(also_read) {
         if !written[view.buffer.0] {
@@ -283,7 +288,8 @@ fn check_matmul(o: &Operands) -> Checked {
     let ([a_batch @ .., m, k], [b_batch @ .., k2, n]) = (&a.shape[..], &b.shape[..]) else {
         return Err("an argument has a rank below 2".to_owned());
     };
-    same("b", &[b_batch, &[k2.clone()]].concat(), &[a_batch, &[k.clone()]].concat())?;
+    same("the batch of b", b_batch, a_batch)?;
+    same("the depth of b", from_ref(k2), from_ref(k))?;
     o.is("b", b, o.elem(a))?;
     o.table("the result", y, o.elem(a), &[a_batch, &[m.clone(), n.clone()]].concat())
 }
@@ -359,7 +365,7 @@ fn check_codes(o: &Operands, codes: &View, shape: &[Dim], q: &RowQuantize) -> Ch
     let Some((last, rows)) = shape.split_last() else {
         return Err("a scalar has no row".to_owned());
     };
-    same("the row", std::slice::from_ref(last), &[q.base.into()])?;
+    same("the row", from_ref(last), &[q.base.into()])?;
     o.table("the codes", codes, Elem::U8, &[rows, &[q.padded.into()]].concat())?;
     unit_last("the codes", codes)
 }

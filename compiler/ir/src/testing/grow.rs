@@ -154,8 +154,8 @@ impl Grower {
         match self.rng.below(4) {
             0 => {
                 let elem = self.rng.pick(&[Elem::F32, Elem::F32, Elem::I64, Elem::Bool]);
-                let n = self.rng.pick(&[1usize, 2, 4, 8]);
-                self.random(elem, if self.rng.0 % 3 == 0 { vec![] } else { vec![n] })
+                let shape = self.rng.pick(&[vec![], vec![1], vec![2], vec![4], vec![8]]);
+                self.random(elem, shape)
             }
             1 => {
                 let size = symbol.clone() * Dim::from(2i64) + Dim::one();
@@ -194,9 +194,9 @@ impl Grower {
 
     fn binary(&mut self) -> Option<NodeId> {
         use BinaryOp::{Add, Div, Eq, Ge, Gt, Le, Lt, Max, Min, Mod, Mul, Ne, Pow, Rem, Sub};
-        let op = self.rng.pick(&[
-            Add, Add, Sub, Mul, Mul, Div, Pow, Min, Max, Mod, Rem, Eq, Ne, Lt, Le, Gt, Ge,
-        ]);
+        let op = self
+            .rng
+            .pick(&[Add, Add, Sub, Mul, Mul, Div, Pow, Min, Max, Mod, Rem, Eq, Ne, Lt, Le, Gt, Ge]);
         let mut a = self.float(0)?;
         let mut b = self.float(0)?;
         if op == Pow {
@@ -228,7 +228,8 @@ impl Grower {
 
     fn cast(&mut self) -> Option<NodeId> {
         let x = self.value(|t| t.quant.is_none())?;
-        let to = self.rng.pick(&[Elem::F32, Elem::F32, Elem::I64, Elem::I32, Elem::Bool, Elem::F64]);
+        let to =
+            self.rng.pick(&[Elem::F32, Elem::F32, Elem::I64, Elem::I32, Elem::Bool, Elem::F64]);
         self.op(Op::Cast(to), &[x])
     }
 

@@ -24,11 +24,8 @@ fn random_graphs_cover_every_operation() {
 
 /// Sums of products of two symbols, with divisions, minima and maxima.
 fn dims() -> impl Strategy<Value = Dim> {
-    let leaf = prop_oneof![
-        (-9i64..9).prop_map(Dim::from),
-        Just(Dim::sym("b")),
-        Just(Dim::sym("s len")),
-    ];
+    let leaf =
+        prop_oneof![(-9i64..9).prop_map(Dim::from), Just(Dim::sym("b")), Just(Dim::sym("s len")),];
     leaf.prop_recursive(4, 24, 2, |inner| {
         let two = (inner.clone(), inner);
         (two, 0..6u8).prop_map(|((a, b), op)| match op {

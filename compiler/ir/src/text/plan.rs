@@ -36,13 +36,11 @@ fn print_buffer(plan: &Plan, buffer: &Buffer) -> String {
 }
 
 fn print_step(plan: &Plan, step: &Step) -> String {
-    let list = |views: &[View]| {
-        views.iter().map(|v| print_view(plan, v)).collect::<Vec<_>>().join(", ")
-    };
+    let list =
+        |views: &[View]| views.iter().map(|v| print_view(plan, v)).collect::<Vec<_>>().join(", ");
     let attrs = kernel_attrs(&step.kernel);
     let attrs: Vec<String> = attrs.into_iter().map(|(k, v)| format!("{k}={v}")).collect();
-    let attrs =
-        if attrs.is_empty() { String::new() } else { format!(" {{{}}}", attrs.join(", ")) };
+    let attrs = if attrs.is_empty() { String::new() } else { format!(" {{{}}}", attrs.join(", ")) };
     let (args, results) = (list(&step.args), list(&step.results));
     let arrow = if args.is_empty() { "" } else { " " };
     let kernel = step.kernel.name();

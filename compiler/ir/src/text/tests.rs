@@ -84,6 +84,24 @@ fn every_element_type_survives() {
     }
 }
 
+#[test]
+fn hand_written_texts_may_have_comments_and_random_constants() {
+    let text = "; a test
+        graph @t { ; its name
+            %w: i8[3,100] = const {rand=7, in=[-2, 2]} ; codes
+
+            %x: f32[\"batch; size\"] = input
+            return %w as w
+        }
+        ; the end";
+    let graph = parse(text, &Blobs::new()).expect("well formed");
+    let w = graph.node(graph.find("w").expect("it is there"));
+    let Op::Const(value) = &w.op else { panic!("{:?}", w.op) };
+    let values: std::collections::BTreeSet<i64> =
+        value.to_i64().expect("integers").into_iter().collect();
+    assert!(values.into_iter().eq(-2..=2), "every value of the range comes up");
+}
+
 fn refuse(line: &str, expected: &str) {
     let text = format!("graph @t {{\n  %x: f32[b,4] = input\n  {line}\n  return %x as x\n}}\n");
     let error = parse(&text, &Blobs::new()).expect_err(line);

@@ -1,0 +1,165 @@
+//! Attention against the plain formula.
+
+use crate::harness::*;
+use fqc_ir::dim::Dim;
+use fqc_ir::plan::{Kernel, View};
+use fqc_ir::types::Elem;
+
+struct Case {
+    b: usize,
+    h: usize,
+    g: usize,
+    s: usize,
+    t: usize,
+    d: usize,
+    e: usize,
+    causal: bool,
+    /// 0: none, 1: \[b,1,1,t\], 2: \[1,1,s,t\], 3: \[b,h,s,t\], 4: the third with swapped axes.
+    mask: usize,
+}
+
+/// Plain attention in f64 over \[b, s, h, d\] and \[b, t, g, d\].
+fn reference(
+    c: &Case,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    mask: &dyn Fn([usize; 4]) -> f32,
+) -> Vec<f32> {
+    let scale = 1.0 / (c.d as f64).sqrt();
+    let mut out = Vec::new();
+    for index in indices(&[c.b, c.s, c.h]) {
+        let [b, i, h] = index[..] else { unreachable!("three axes") };
+        let group = h / (c.h / c.g);
+        let mut scores: Vec<f64> = (0..c.t)
+            .map(|j| {
+                if c.causal && j as i64 > i as i64 + c.t as i64 - c.s as i64 {
+                    return f64::NEG_INFINITY;
+                }
+                let x = &q[((b * c.s + i) * c.h + h) * c.d..][..c.d];
+                let y = &k[((b * c.t + j) * c.g + group) * c.d..][..c.d];
+                let dot: f64 = x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
+                dot * scale + f64::from(mask([b, h, i, j]))
+            })
+            .collect();
+        let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let blind = c.causal && i as i64 + (c.t as i64) < c.s as i64;
+        let mut sum = 0.0;
+        for score in &mut scores {
+            *score = if blind { 0.0 } else { (*score - top).exp() };
+            sum += *score;
+        }
+        for x in 0..c.e {
+            let y: f64 = (0..c.t)
+                .map(|j| scores[j] * f64::from(v[((b * c.t + j) * c.g + group) * c.e + x]))
+                .sum();
+            out.push(if blind { 0.0 } else { (y / sum) as f32 });
+        }
+    }
+    out
+}
+
+/// \[b, s, h, d\] seen as \[b, h, s, d\].
+fn heads_first(v: &View) -> View {
+    let mut v = v.clone();
+    v.shape.swap(1, 2);
+    v.strides.swap(1, 2);
+    v
+}
+
+fn check(c: &Case) {
+    let mut p = Problem::default();
+    let (b, s, t) = (dim("b"), dim("s"), dim("t"));
+    let of = |seq: &Dim, heads: usize, depth: usize| {
+        [b.clone(), seq.clone(), Dim::from(heads), Dim::from(depth)]
+    };
+    let q = p.input(Elem::F32, &of(&s, c.h, c.d));
+    let k = p.input(Elem::F32, &of(&t, c.g, c.d));
+    let v = p.input(Elem::F32, &of(&t, c.g, c.e));
+    let y = p.output(Elem::F32, &of(&s, c.h, c.e));
+    let mut args = vec![heads_first(&q), heads_first(&k), heads_first(&v)];
+    let full = [c.b, c.h, c.s, c.t];
+    let kept = [[false; 4], [true, false, false, true], [false, false, true, true], [true; 4]];
+    let kept = kept[c.mask.min(3)];
+    let mut mask_shape: Vec<usize> = (0..4).map(|a| if kept[a] { full[a] } else { 1 }).collect();
+    let names = [b.clone(), Dim::from(c.h), s.clone(), t.clone()];
+    let mut dims: Vec<Dim> =
+        (0..4).map(|a| if kept[a] { names[a].clone() } else { Dim::one() }).collect();
+    if c.mask == 4 {
+        dims.swap(2, 3);
+        mask_shape.swap(2, 3);
+    }
+    if c.mask > 0 {
+        let mut m = p.input(Elem::F32, &dims);
+        if c.mask == 4 {
+            m.shape.swap(2, 3);
+            m.strides.swap(2, 3);
+        }
+        for axis in 0..4 {
+            if !kept[axis] {
+                m.strides[axis] = Dim::zero();
+            }
+        }
+        m.shape = names.to_vec();
+        args.push(m);
+    }
+    let scale = 1.0 / (c.d as f32).sqrt();
+    let kernel = Kernel::Attention { scale, causal: c.causal, mask: c.mask > 0 };
+    p.step(kernel, args, vec![heads_first(&y)]);
+    let mut r = Random::new((c.s * c.t + c.d) as u64);
+    let (q, k) = (r.floats(c.b * c.s * c.h * c.d, 2.0), r.floats(c.b * c.t * c.g * c.d, 2.0));
+    let v = r.floats(c.b * c.t * c.g * c.e, 2.0);
+    let mut m = r.floats(mask_shape.iter().product(), 3.0);
+    for x in m.iter_mut().skip(1).step_by(5) {
+        *x = f32::NEG_INFINITY;
+    }
+    if c.t == 1 {
+        m.fill(0.5);
+    }
+    let mask = |at: [usize; 4]| {
+        if c.mask == 0 {
+            return 0.0;
+        }
+        let mut at: Vec<usize> = (0..4).map(|a| if kept[a] { at[a] } else { 0 }).collect();
+        if c.mask == 4 {
+            at.swap(2, 3);
+        }
+        m[offset(&mask_shape, &at)]
+    };
+    let want = reference(c, &q, &k, &v, &mask);
+    let shapes = [[c.b, c.s, c.h, c.d], [c.b, c.t, c.g, c.d], [c.b, c.t, c.g, c.e]];
+    let mut inputs: Vec<(&[usize], Vec<u8>)> =
+        vec![(&shapes[0], f32_bytes(&q)), (&shapes[1], f32_bytes(&k)), (&shapes[2], f32_bytes(&v))];
+    if c.mask > 0 {
+        inputs.push((&mask_shape, f32_bytes(&m)));
+    }
+    let what = format!(
+        "b{} h{} g{} s{} t{} d{} e{} causal {} mask {}",
+        c.b, c.h, c.g, c.s, c.t, c.d, c.e, c.causal, c.mask
+    );
+    for out in p.run(&inputs) {
+        assert_close(&to_f32(&out[0]), &want, 3e-6, 1e-5, &what);
+    }
+}
+
+#[test]
+fn attention_of_all_shapes() {
+    for (s, t) in [(1, 1), (7, 7), (16, 16), (33, 33), (1, 40), (31, 67), (40, 17), (70, 70)] {
+        for (d, e) in [(32, 32), (64, 64), (7, 5), (16, 40)] {
+            for causal in [false, true] {
+                let mask = (s + d + usize::from(causal)) % 5;
+                check(&Case { b: 2, h: 4, g: 2, s, t, d, e, causal, mask });
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_with_every_mask() {
+    for mask in 0..5 {
+        for causal in [false, true] {
+            check(&Case { b: 2, h: 3, g: 3, s: 37, t: 37, d: 32, e: 32, causal, mask });
+            check(&Case { b: 1, h: 6, g: 2, s: 5, t: 21, d: 64, e: 64, causal, mask });
+        }
+    }
+}
