@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fqc_codegen::cpu::build::{Builder, Code, Val};
 use fqc_codegen::cpu::exec::Mapped;
-use fqc_codegen::cpu::{gemm, target::Level};
+use fqc_codegen::cpu::{Level, gemm};
 use fqc_ir::plan::{GemmInput, GemmOutput};
 use fqc_ir::{BinaryOp, Expr};
 use fqc_kernels::gemm::ROW_BLOCK;
@@ -29,7 +29,7 @@ const SHAPES: [(usize, usize, usize); 8] = [
 fn main() {
     let mut args = std::env::args().skip(1);
     let level = args.next().unwrap_or_else(|| "avx512-vnni".to_owned());
-    let level = Level::from_name(&level).expect("a level: avx2, avx512-vnni or amx-int8");
+    let level = level.parse::<Level>().expect("a level: avx2, avx512-vnni or amx-int8");
     let seconds = args.next().map_or(0.3, |text| text.parse().expect("seconds"));
     let budget = Duration::from_secs_f64(seconds);
     for (name, quantized) in [("int8", true), ("f32", false)] {
@@ -199,6 +199,7 @@ impl Case {
         let desc = GemmDesc {
             n,
             k,
+            depth: k,
             input: if quantized { GemmInput::Codes { signed: true } } else { GemmInput::F32 },
             row_stride: Stride::Const(k as i64),
             epilogue: Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::arg(1)),

@@ -55,6 +55,8 @@ pub struct GemmDesc {
     pub n: usize,
     /// Rows of the packed weight; for codes a multiple of [`pack::K_ALIGN`].
     pub k: usize,
+    /// Rows up to the last that is not all zeros, at most `k`.
+    pub depth: usize,
     pub input: GemmInput,
     pub row_stride: Stride,
     pub epilogue: Expr,
@@ -99,6 +101,7 @@ impl GemmCall {
         let desc = GemmDesc {
             n: gemm.n,
             k: gemm.k,
+            depth: gemm.depth,
             input: gemm.input,
             row_stride,
             epilogue: gemm.epilogue.clone(),
@@ -107,7 +110,7 @@ impl GemmCall {
             out_stride,
         };
         desc.check()?;
-        let ops = rows.clone() * Dim::from((2 * desc.n * desc.k) as i64);
+        let ops = rows.clone() * Dim::from((2 * desc.n * desc.depth) as i64);
         Ok(GemmCall { work: desc.work(&rows), grain: desc.grain(), ops, dims, desc })
     }
 }
@@ -205,6 +208,7 @@ mod tests {
         GemmDesc {
             n,
             k,
+            depth: k,
             input: GemmInput::Codes { signed: true },
             row_stride: Stride::Const(k as i64),
             epilogue: Expr::arg(0),

@@ -67,7 +67,7 @@ fn file_elem(elem: Elem) -> Result<fqbin::Elem> {
 
 /// A result of the runtime as the interpreter's tensor.
 fn tensor(from: &fqrt::Tensor) -> Result<Tensor> {
-    let elem = Elem::from_name(from.elem().name()).context("an element type of the graph")?;
+    let elem = Elem::parse(from.elem().name()).context("an element type of the graph")?;
     let value = Const::new(elem, from.shape().to_vec(), from.bytes().to_vec());
     Ok(Tensor::from_const(&value.context("the bytes fill the shape")?))
 }

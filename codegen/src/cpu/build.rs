@@ -4,6 +4,7 @@
 //! fails only when an emitter is wrong (no insertion point, mixed types), hence the `expect`s.
 //! There are no fast-math flags: what an emitter writes is what runs, at every level.
 
+use fqbin::Level;
 use inkwell::attributes::{Attribute, AttributeLoc};
 use inkwell::builder::Builder as IrBuilder;
 use inkwell::context::Context;
@@ -19,7 +20,7 @@ use inkwell::{AddressSpace, FloatPredicate, IntPredicate};
 
 use super::CpuError;
 use super::object::{self, Blob};
-use super::target::{self, Level};
+use super::target;
 
 /// A scalar, vector or pointer in the function being built.
 pub type Val<'c> = BasicValueEnum<'c>;
@@ -39,7 +40,7 @@ pub struct Code<'c> {
 impl<'c> Code<'c> {
     /// An empty module.
     pub fn new(context: &'c Context, name: &str, level: Level) -> Result<Code<'c>, CpuError> {
-        let machine = level.target_machine()?;
+        let machine = target::target_machine(level)?;
         let module = context.create_module(name);
         module.set_triple(&target::triple());
         module.set_data_layout(&machine.get_target_data().get_data_layout());
@@ -95,8 +96,8 @@ impl<'c> Code<'c> {
             ("frame-pointer", "none"),
             ("prefer-vector-width", width),
             ("min-legal-vector-width", width),
-            ("target-cpu", self.level.llvm_cpu()),
-            ("target-features", self.level.llvm_features()),
+            ("target-cpu", target::llvm_cpu(self.level)),
+            ("target-features", target::llvm_features(self.level)),
         ] {
             let attribute = context.create_string_attribute(key, value);
             function.add_attribute(AttributeLoc::Function, attribute);

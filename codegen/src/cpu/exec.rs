@@ -4,11 +4,11 @@
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 
+use fqbin::Level;
 use memmap2::{Mmap, MmapMut};
 
 use super::CpuError;
 use super::object::Blob;
-use super::target::Level;
 
 /// The signature of every kernel.
 pub type KernelFn = unsafe extern "C" fn(

@@ -380,8 +380,8 @@ fn int_power<'c>(b: &Builder<'_, 'c>, x: Val<'c>, y: Val<'c>, signed: bool) -> V
     b.select(b.icmp(SLT, y, zero), reciprocal, powers[0])
 }
 
-/// Conversion: floats round to nearest even; float to integer truncates, saturates at i64 (u64
-/// for u64), then wraps; anything to bool is `!= 0`.
+/// Conversion: floats round to nearest even; float to integer truncates, saturates at i64 (a
+/// positive one for u64 at u64), then wraps; anything to bool is `!= 0`.
 pub fn cast<'c>(b: &Builder<'_, 'c>, x: Typed<'c>, to: Elem) -> Typed<'c> {
     let lanes = b.lanes(x.val);
     let ty = register_type(b, to, lanes);
@@ -425,9 +425,13 @@ fn float_to_float<'c>(b: &Builder<'_, 'c>, x: Typed<'c>, to: Elem) -> Val<'c> {
 fn float_to_int<'c>(b: &Builder<'_, 'c>, x: Val<'c>, to: Elem) -> Val<'c> {
     let lanes = b.lanes(x);
     let long = b.vec(b.int(64), lanes);
-    let name = if to == Elem::U64 { "llvm.fptoui.sat" } else { "llvm.fptosi.sat" };
-    let wide = b.call(name, &[long, x.get_type()], &[x]);
-    if to.bits() == 64 { wide } else { b.trunc(wide, register_type(b, to, lanes)) }
+    let convert = |name: &str| b.call(name, &[long, x.get_type()], &[x]);
+    let signed = convert("llvm.fptosi.sat");
+    if to == Elem::U64 {
+        let positive = b.fcmp(OGE, x, b.zero(x.get_type()));
+        return b.select(positive, convert("llvm.fptoui.sat"), signed);
+    }
+    if to.bits() == 64 { signed } else { b.trunc(signed, register_type(b, to, lanes)) }
 }
 
 fn int_to_float<'c>(b: &Builder<'_, 'c>, x: Typed<'c>, to: Elem) -> Val<'c> {

@@ -5,6 +5,7 @@
 //! the epilogue, which is therefore one loop whatever the level and the number of rows; the way
 //! costs a few cycles in a hundred and stays in the first-level cache.
 
+use fqbin::Level;
 use fqc_ir::plan::GemmOutput;
 use fqc_kernels::gemm::{PANEL, ROW_BLOCK, SCRATCH_TILE};
 use fqc_kernels::pack::GROUP;
@@ -14,7 +15,6 @@ use inkwell::IntPredicate;
 use super::CpuError;
 use super::build::{Builder, Code, Ty, Val};
 use super::gemm_amx::{Amx, Native};
-use super::target::Level;
 
 /// Emits the kernel `name` for `desc` at the level of `code`.
 pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError> {

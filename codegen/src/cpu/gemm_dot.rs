@@ -4,6 +4,7 @@
 //! Every accumulator takes its terms in the order of K. Integer sums are exact whatever the
 //! order; float sums depend on neither the number of rows nor the cut into tasks.
 
+use fqbin::Level;
 use fqc_kernels::Stride;
 use fqc_kernels::gemm::{PANEL, WIDENED_ROWS};
 use fqc_kernels::pack::{DOT, GROUP};
@@ -11,7 +12,6 @@ use inkwell::IntPredicate;
 
 use super::build::Val;
 use super::gemm::{Gemm, Tile};
-use super::target::Level;
 
 /// Bytes of a row of the accumulator tile.
 const TILE_ROW: i64 = 4 * PANEL as i64;
@@ -84,6 +84,12 @@ impl<'c> Gemm<'_, '_, 'c> {
         }
     }
 
+    /// Rows of a code weight that the loops pass over: up to the last that is not zero, in the
+    /// steps that the loops take.
+    fn depth(&self) -> i64 {
+        self.desc.depth.next_multiple_of(16) as i64
+    }
+
     /// Addresses of the rows of a run.
     fn row_pointers(&self, rows: Rows<'c>) -> Vec<Val<'c>> {
         let b = self.b;
@@ -115,7 +121,7 @@ impl<'c> Gemm<'_, '_, 'c> {
         let pointers = self.row_pointers(rows);
         let step = UNROLL * DOT as i64;
         let sums =
-            b.for_carried(b.i64c(0), b.i64c(self.desc.k as i64), step, &init, |k, carried| {
+            b.for_carried(b.i64c(0), b.i64c(self.depth()), step, &init, |k, carried| {
                 let mut sums = carried.to_vec();
                 let line = b.offset(weight, b.mul(k, b.i64c(GROUP as i64)));
                 for u in 0..UNROLL {
@@ -220,7 +226,7 @@ impl<'c> Gemm<'_, '_, 'c> {
         let widened = b.offset(b.scratch(), b.i64c(self.desc.scratch_widened() as i64));
         let depth = self.desc.k as i64;
         let pointers = self.row_pointers(rows);
-        b.for_range(b.i64c(0), b.i64c(depth), 16, |k| {
+        b.for_range(b.i64c(0), b.i64c(self.depth()), 16, |k| {
             for (row, &pointer) in pointers.iter().enumerate() {
                 let bytes = b.load(b.vec(b.int(8), 16), b.offset(pointer, k), 1);
                 let words = b.zext(bytes, b.vec(b.int(16), 16));
@@ -254,7 +260,7 @@ impl<'c> Gemm<'_, '_, 'c> {
         let (words, sums_ty) = (b.vec(b.int(16), 16), b.i32v(8));
         let init = vec![b.zero(sums_ty); 2 * rows as usize];
         let step = UNROLL * DOT as i64;
-        let sums = b.for_carried(b.i64c(0), b.i64c(depth), step, &init, |k, carried| {
+        let sums = b.for_carried(b.i64c(0), b.i64c(self.depth()), step, &init, |k, carried| {
             let mut sums = carried.to_vec();
             let line = b.offset(lines, b.mul(k, b.i64c(GROUP as i64)));
             for u in 0..UNROLL {

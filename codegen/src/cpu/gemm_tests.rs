@@ -1,6 +1,7 @@
 //! Gemm kernels against nested loops: accumulators bit for bit at every level, results within the
 //! rounding of the epilogue.
 
+use fqbin::Level;
 use fqc_ir::plan::{GemmInput, GemmOutput};
 use fqc_ir::quant::{digit, wide_code};
 use fqc_ir::{BinaryOp, Expr, UnaryOp};
@@ -12,7 +13,6 @@ use super::build::{Builder, Code, Val};
 use super::exec::{self, Mapped};
 use super::gemm::{self, Gemm};
 use super::gemm_amx::{Amx, TileOps};
-use super::target::Level;
 
 /// Splitmix64: tests need numbers, not randomness.
 struct Numbers(u64);
@@ -154,6 +154,7 @@ impl Case {
             desc: GemmDesc {
                 n,
                 k: k_padded,
+                depth: k,
                 input,
                 row_stride: if seed.is_multiple_of(3) {
                     Stride::Dim(1)

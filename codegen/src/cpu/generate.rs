@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use fqbin::{
-    Access, Arg, BinOp, BufferId, CodeImage, ExprId, ProgramBuilder, Relation, TargetImage,
+    Access, Arg, BinOp, BufferId, CodeImage, ExprId, Level, ProgramBuilder, Relation, TargetImage,
 };
 use fqc_ir::data::Const;
 use fqc_ir::dim::{Atom, Dim};
@@ -17,7 +17,6 @@ use super::CpuError;
 use super::build::Code;
 use super::call::{Call, Spec};
 use super::spec::{extent, reach_below};
-use super::target::Level;
 
 /// Alignment of every constant in the weights.
 const WEIGHT_ALIGN: usize = 64;

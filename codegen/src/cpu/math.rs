@@ -16,9 +16,15 @@ pub(super) fn horner<'c>(b: &Builder<'_, 'c>, x: Val<'c>, coefficients: &[f64]) 
     rest.iter().fold(b.fconst(ty, *first), |sum, &c| b.fma(sum, x, b.fconst(ty, c)))
 }
 
-/// `2^n` times `p` for integral `n` in [-252, 252]; rounds once.
-fn scale<'c>(b: &Builder<'_, 'c>, p: Val<'c>, n: Val<'c>) -> Val<'c> {
+/// `2^n` times `p` for `p` near 1 and integral `n` in [-152, 130], given as float and as integer;
+/// rounds once, with the same bits whichever way it goes.
+fn scale<'c>(b: &Builder<'_, 'c>, p: Val<'c>, whole: Val<'c>, n: Val<'c>) -> Val<'c> {
     let (float, int) = (p.get_type(), n.get_type());
+    if b.level().has_avx512() && b.lanes(p) == 16 {
+        let all = b.iconst(b.int(16), -1);
+        let args = [p, whole, b.zero(float), all, b.i32c(4)];
+        return b.call("llvm.x86.avx512.mask.scalef.ps.512", &[], &args);
+    }
     let power =
         |n: Val<'c>| b.bitcast(b.shl(b.add(n, b.iconst(int, 127)), b.iconst(int, 23)), float);
     let half = b.ashr(n, b.iconst(int, 1));
@@ -52,7 +58,7 @@ pub fn exp<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
     );
     let p = b.fma(p, b.fmul(r, r), r);
     let p = b.fadd(p, c(1.0));
-    scale(b, p, bits)
+    scale(b, p, n, bits)
 }
 
 /// Natural logarithm: -inf at 0, NaN below.

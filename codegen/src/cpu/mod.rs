@@ -36,7 +36,7 @@ mod gemm_tests;
 mod object_tests;
 
 pub use generate::generate;
-pub use target::Level;
+pub use fqbin::Level;
 
 /// Why no code could be generated.
 #[derive(Debug, thiserror::Error)]

@@ -1,11 +1,11 @@
 //! Blobs of small kernels, called directly.
 
+use fqbin::Level;
 use inkwell::context::Context;
 
 use super::CpuError;
 use super::build::Code;
 use super::exec::{self, Mapped};
-use super::target::Level;
 
 /// `y[i] = x[i] * 2 + [0, 1, 2, …]` over work items of one element, vectors with a masked tail.
 fn scale_kernel(code: &Code<'_>) -> Result<(), CpuError> {

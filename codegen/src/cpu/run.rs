@@ -2,12 +2,11 @@
 //! between guard bytes. For tests of kernels and for timing them; inference goes through the
 //! runtime, never through here.
 
-use fqbin::{Binding, CodeImage, Place, Program, TargetImage};
+use fqbin::{Binding, CodeImage, Level, Place, Program, TargetImage};
 
 use super::CpuError;
 use super::exec::Mapped;
 use super::object::Blob;
-use super::target::Level;
 
 /// Bytes before and after every buffer.
 const GUARD: usize = 128;

@@ -189,7 +189,7 @@ fn casts_follow_the_rules() {
     );
     assert_eq!(
         cast(Elem::F32, Elem::U64, bytes.clone()),
-        ints(&|v| (v as u64).to_le_bytes().to_vec())
+        ints(&|v| (if v >= 0.0 { v as u64 } else { v as i64 as u64 }).to_le_bytes().to_vec())
     );
     assert_eq!(cast(Elem::F32, Elem::Bool, bytes.clone()), ints(&|v| vec![u8::from(v != 0.0)]));
     let signed: Vec<i64> =

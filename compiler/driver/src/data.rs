@@ -49,8 +49,11 @@ pub fn batches(source: &Source, wanted: &[Wanted]) -> Result<Vec<Batch>, Failure
         let share = source.windows.div_ceil(texts.len());
         for file in texts {
             let tokens = text_tokens(&tokenizer, file)?;
-            for window in windows(&tokens, source.window, share, source.start, file)? {
-                out.push(fill(&[window], wanted)?);
+            let frame = Frame::of(&tokenizer)?;
+            let all = windows(&tokens, source.window, share, source.start, file)?;
+            for (i, window) in all.into_iter().enumerate() {
+                let row = if i % 2 == 0 { frame.put(window) } else { window };
+                out.push(fill(&[row], wanted)?);
             }
         }
     }
@@ -124,6 +127,43 @@ pub fn load_tokenizer(path: &Path) -> Result<Tokenizer, Failure> {
         .with_truncation(None)
         .map_err(|e| Failure::data(format!("`{}`: {e}", path.display())))?;
     Ok(tokenizer)
+}
+
+/// The special tokens that a tokenizer puts round a text, such as `[CLS]` and `[SEP]`. Their
+/// activations can be far from those of words, so every second calibration window has them; the
+/// others are bare text, as in the middle of a long one.
+struct Frame {
+    before: Vec<i64>,
+    after: Vec<i64>,
+}
+
+impl Frame {
+    fn of(tokenizer: &Tokenizer) -> Result<Frame, Failure> {
+        let ids = |special| {
+            let encoding = tokenizer.encode("a", special);
+            encoding.map(|e| e.get_ids().iter().map(|&id| i64::from(id)).collect::<Vec<i64>>())
+        };
+        let bad = |e| Failure::data(format!("the tokenizer cannot encode `a`: {e}"));
+        let (bare, framed) = (ids(false).map_err(bad)?, ids(true).map_err(bad)?);
+        let found = framed.windows(bare.len().max(1)).position(|w| w == bare);
+        Ok(match found {
+            Some(at) => Frame {
+                before: framed[..at].to_vec(),
+                after: framed[at + bare.len()..].to_vec(),
+            },
+            None => Frame { before: Vec::new(), after: Vec::new() },
+        })
+    }
+
+    /// The window with its ends replaced by the special tokens; as it is if it is too short.
+    fn put(&self, mut window: Vec<i64>) -> Vec<i64> {
+        let (size, a, b) = (window.len(), self.before.len(), self.after.len());
+        if size > a + b {
+            window[..a].copy_from_slice(&self.before);
+            window[size - b..].copy_from_slice(&self.after);
+        }
+        window
+    }
 }
 
 /// The tokens of a text file, single line breaks joined into spaces, no special tokens.

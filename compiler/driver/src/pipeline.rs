@@ -159,21 +159,19 @@ pub fn run(
 
 /// The plan of a finished graph.
 pub fn plan(graph: &Graph) -> Result<Plan, Failure> {
-    let plan = lower(graph).map_err(|errors: Vec<LowerError>| {
+    lower(graph).map_err(|errors: Vec<LowerError>| {
         let lines: Vec<String> = errors.iter().map(LowerError::to_string).collect();
-        Failure::new(Exit::Model, lines.join("\n"))
-    })?;
-    fqc_ir::plan::verify(&plan).map_err(|faults| {
-        Failure::internal(format!("the plan is faulty: {}", faults.join("; ")))
-    })?;
-    Ok(plan)
+        let lines = lines.join("\n");
+        match errors.iter().any(|e| matches!(e, LowerError::Faulty(_))) {
+            true => Failure::internal(lines),
+            false => Failure::new(Exit::Model, lines),
+        }
+    })
 }
 
 fn generate(plan: &Plan, levels: &[Level], cx: &Context<'_>) -> Result<TargetImage, Failure> {
     cx.interrupt.check()?;
-    let levels: Vec<_> =
-        levels.iter().filter_map(|l| fqc_codegen::cpu::Level::from_name(l.name())).collect();
-    let target = fqc_codegen::cpu::generate(plan, &levels)
+    let target = fqc_codegen::cpu::generate(plan, levels)
         .map_err(|e| Failure::new(Exit::Model, e.to_string()))?;
     cx.interrupt.check()?;
     Ok(target)

@@ -2,10 +2,12 @@
 
 use fqc_passes::quant::choose;
 use fqc_passes::quant::groups::Heads;
-use serde::Serialize;
+use crate::exit::Failure;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// How activations and weights are quantised.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// Float all the way.
@@ -19,7 +21,8 @@ pub enum Method {
 }
 
 /// Everything that decides the bytes of the result, but for the model and the data.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Settings {
     pub method: Method,
     /// Code levels, best last.
@@ -45,6 +48,13 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The settings in a TOML file; what it does not name keeps its default.
+    pub fn read(path: &Path) -> Result<Settings, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|e| Failure::io("read", path, &e))?;
+        toml::from_str(&text)
+            .map_err(|e| Failure::usage(format!("`{}`: {}", path.display(), e.to_string().trim())))
+    }
+
     /// The search space of the method.
     pub fn search(&self) -> choose::Settings {
         let defaults = choose::Settings { max_extra: self.max_extra, ..Default::default() };

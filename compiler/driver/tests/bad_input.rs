@@ -62,6 +62,19 @@ fn expect(output: &Output, code: i32, fragment: &str) {
     assert!(!stderr.contains("panicked"), "{stderr}");
 }
 
+/// Every occurrence of a word replaced by another of the same length.
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut out = bytes.to_vec();
+    for at in 0..=out.len() - from.len() {
+        if out[at..].starts_with(from) {
+            out[at..at + from.len()].copy_from_slice(to);
+        }
+    }
+    assert!(out != bytes, "the word does not occur");
+    out
+}
+
 #[test]
 fn models_that_cannot_be_read() {
     let w = World::new();
@@ -83,6 +96,14 @@ fn models_that_cannot_be_read() {
     let out = w.path("out/m.fqbin");
     let done = w.fqc(&["compile", "missing.onnx", "-o", text(&out)]);
     expect(&done, 8, "missing.onnx");
+    // An operator that does not exist: all of its nodes are reported at once.
+    let unknown = w.path("unknown.onnx");
+    fs::write(&unknown, replaced(&whole, b"Softmax", b"Softmix")).expect("writes");
+    let done = w.fqc(&["compile", text(&unknown), "-o", text(&out), "--method", "none"]);
+    expect(&done, 3, "Softmix");
+    // A folder that cannot be written to, not even by root.
+    let done = w.fqc(&["compile", MODEL, "-o", "/proc/m.fqbin", "--method", "none", "--quiet"]);
+    expect(&done, 8, "/proc");
     assert_eq!(w.names("out"), Vec::<String>::new());
 }
 
@@ -95,8 +116,12 @@ fn compile_arguments_that_make_no_sense() {
     let (out, txt, npz, tok) = (w.path("m.fqbin"), w.path("a.txt"), w.path("no.npz"), w.path("tok.json"));
     let nowhere = w.path("no/such/m.fqbin");
     let (out, txt, npz, tok) = (text(&out), text(&txt), text(&npz), text(&tok));
-    let table: [(&[&str], i32, &str); 10] = [
+    let toml = w.path("c.toml");
+    fs::write(&toml, "method = \"none\"\nspeed = 11\n").expect("writes");
+    let table: [(&[&str], i32, &str); 12] = [
         (&["compile"], 2, "required"),
+        (&["compile", MODEL, "-o", out, "--config", text(&toml)], 2, "speed"),
+        (&["compile", MODEL, "-o", out, "--max-extra=-5"], 2, "max-extra"),
         (&["compile", MODEL, "-o", out], 7, "--calib"),
         (&["compile", MODEL, "-o", text(&nowhere), "--method", "none"], 8, "not a folder"),
         (&["compile", MODEL, "-o", out, "--calib", txt], 2, "--tokenizer"),
@@ -131,7 +156,7 @@ fn inputs_that_do_not_fit() {
 }
 
 #[test]
-fn calibration_data_with_nan_and_inputs_of_wrong_shape() {
+fn inputs_of_wrong_shape_or_name() {
     use ndarray::{ArrayD, IxDyn};
     let w = World::new();
     let model = w.compiled("m.fqbin");
@@ -151,6 +176,33 @@ fn calibration_data_with_nan_and_inputs_of_wrong_shape() {
     let out = w.path("q.fqbin");
     let done = w.fqc(&["compile", MODEL, "-o", text(&out), "--calib", text(&other)]);
     expect(&done, 7, "has no array");
+    assert!(!out.exists());
+}
+
+#[test]
+fn calibration_data_with_nan() {
+    use ndarray::ArrayD;
+    const KV: &str = "../../tests/models/tiny/llama_kv_ts.onnx";
+    let w = World::new();
+    let golden = fs::File::open("../../tests/models/golden/llama_kv_ts/1x5.npz").expect("opens");
+    let mut golden = ndarray_npy::NpzReader::new(golden).expect("an npz");
+    let data = w.path("nan.npz");
+    let mut npz = ndarray_npy::NpzWriter::new(fs::File::create(&data).expect("creates"));
+    for name in golden.names().expect("names") {
+        let Some(input) = name.strip_prefix("in.") else { continue };
+        let input = input.trim_end_matches(".npy");
+        if let Ok(array) = golden.by_name::<ndarray::OwnedRepr<i64>, ndarray::IxDyn>(&name) {
+            npz.add_array(input, &array).expect("adds");
+        } else {
+            let mut array: ArrayD<f32> = golden.by_name(&name).expect("floats");
+            *array.iter_mut().last().expect("not empty") = f32::NAN;
+            npz.add_array(input, &array).expect("adds");
+        }
+    }
+    npz.finish().expect("finishes");
+    let out = w.path("m.fqbin");
+    let done = w.fqc(&["compile", KV, "-o", text(&out), "--calib", text(&data), "--quiet"]);
+    expect(&done, 7, "NaN");
     assert!(!out.exists());
 }
 

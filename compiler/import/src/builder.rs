@@ -377,6 +377,9 @@ impl Builder {
 
     /// A range of one axis.
     pub fn narrow(&mut self, v: &V, axis: usize, start: &Dim, len: &Dim) -> Res<V> {
+        if axis >= v.rank() {
+            return Err(Fault::invalid(format!("axis {axis} of `{}`", v.ty)));
+        }
         let mut starts = vec![Dim::zero(); v.rank()];
         let mut lens = v.ty.shape.clone();
         starts[axis] = start.clone();

@@ -97,6 +97,8 @@ pub enum GemmOutput {
 pub struct Gemm {
     pub n: usize,
     pub k: usize,
+    /// Rows of the weight up to the last that is not all zeros; a kernel may stop there.
+    pub depth: usize,
     pub input: GemmInput,
     pub epilogue: Expr,
     pub extras: Vec<Extra>,

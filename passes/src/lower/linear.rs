@@ -74,6 +74,7 @@ impl Lowering<'_> {
         let mut gemm = Gemm {
             n: columns.len(),
             k: w.k_packed,
+            depth: w.depth,
             input,
             epilogue,
             extras,
@@ -119,6 +120,7 @@ impl Lowering<'_> {
         let gemm = Gemm {
             n: w.n,
             k: w.k_packed,
+            depth: w.depth,
             input,
             epilogue: Expr::arg(0),
             extras: vec![],
@@ -192,7 +194,7 @@ impl Lowering<'_> {
             return Err(format!("its weight has rank {}, not 2", value.shape.len()));
         };
         if let Some(values) = value.to_f32() {
-            return Ok(Weight { k, n, k_packed: k, data: WeightData::Float(values) });
+            return Ok(Weight { k, n, k_packed: k, depth: k, data: WeightData::Float(values) });
         }
         let quant = self.ty(id).quant.as_ref().ok_or("its integer weight has no scale")?;
         let scales = match &quant.scale {
@@ -203,9 +205,11 @@ impl Lowering<'_> {
             }
         };
         let codes = value.to_i64().ok_or("its weight is neither f32 nor integer")?;
-        let codes = codes.into_iter().map(|c| c as i8).collect();
+        let codes: Vec<i8> = codes.into_iter().map(|c| c as i8).collect();
         let k_packed = k.next_multiple_of(CODE_ALIGN as usize);
-        Ok(Weight { k, n, k_packed, data: WeightData::Codes { codes, scales } })
+        let last = codes.iter().rposition(|&c| c != 0);
+        let depth = last.map_or(1, |at| at / n.max(1) + 1);
+        Ok(Weight { k, n, k_packed, depth, data: WeightData::Codes { codes, scales } })
     }
 }
 
@@ -214,6 +218,8 @@ struct Weight {
     n: usize,
     /// Rows of the packed weight.
     k_packed: usize,
+    /// Rows up to the last that is not all zeros.
+    depth: usize,
     data: WeightData,
 }
 

@@ -17,18 +17,28 @@ use std::fmt;
 /// Rows of codes are padded to this many channels, so that every kernel may read whole vectors.
 pub const CODE_ALIGN: i64 = 64;
 
-/// A node that no kernel computes.
+/// Why a graph has no plan.
 #[derive(Clone, PartialEq, Debug)]
-pub struct LowerError {
-    /// Name of the graph value.
-    pub node: String,
-    pub op: &'static str,
-    pub reason: String,
+pub enum LowerError {
+    /// A node that no kernel computes: the name of its value, its operation, the reason.
+    NoKernel { node: String, op: &'static str, reason: String },
+    /// An output of codes: how they lie in memory is the backend's own affair.
+    QuantisedOutput { name: String, ty: Type },
+    /// The plan is not sound. A fault of this crate, never of the model.
+    Faulty(String),
 }
 
 impl fmt::Display for LowerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` ({}) has no kernel: {}", self.node, self.op, self.reason)
+        match self {
+            LowerError::NoKernel { node, op, reason } => {
+                write!(f, "`{node}` ({op}) has no kernel: {reason}")
+            }
+            LowerError::QuantisedOutput { name, ty } => {
+                write!(f, "output `{name}` is quantised ({ty}); dequantise it in the model")
+            }
+            LowerError::Faulty(fault) => write!(f, "the plan is faulty: {fault}"),
+        }
     }
 }
 
@@ -37,16 +47,24 @@ impl std::error::Error for LowerError {}
 /// Result of lowering one node: the error is the reason.
 type Lowered = Result<(), String>;
 
-/// The plan of a graph; every node without a kernel is reported.
+/// The plan of a graph, verified; every node without a kernel is reported.
 pub fn lower(graph: &Graph) -> Result<Plan, Vec<LowerError>> {
     let mut lowering = Lowering::new(graph);
     let mut errors = Vec::new();
+    for (name, id) in graph.outputs() {
+        let ty = &graph.node(*id).ty;
+        if ty.quant.is_some() {
+            errors.push(LowerError::QuantisedOutput { name: name.clone(), ty: ty.clone() });
+        }
+    }
     for id in graph.topological().expect("the verifier has refused cycles") {
         if let Err(reason) = lowering.node(id) {
             let node = graph.node(id);
-            errors.push(LowerError { node: node.name.clone(), op: node.op.mnemonic(), reason });
+            let (node, op) = (node.name.clone(), node.op.mnemonic());
+            errors.push(LowerError::NoKernel { node, op, reason });
             // A stand-in, so that the nodes behind it can be checked too.
-            let (buffer, ty) = (lowering.arena(id, node.ty.elem, node.ty.shape.clone()), &node.ty);
+            let ty = &graph.node(id).ty;
+            let buffer = lowering.arena(id, ty.elem, ty.shape.clone());
             lowering.values.insert(id, View::whole(buffer, &ty.shape));
         }
     }
@@ -54,7 +72,10 @@ pub fn lower(graph: &Graph) -> Result<Plan, Vec<LowerError>> {
         return Err(errors);
     }
     lowering.finish();
-    Ok(lowering.plan)
+    match fqc_ir::plan::verify(&lowering.plan) {
+        Ok(()) => Ok(lowering.plan),
+        Err(faults) => Err(faults.into_iter().map(LowerError::Faulty).collect()),
+    }
 }
 
 struct Lowering<'g> {

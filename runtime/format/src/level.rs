@@ -8,8 +8,11 @@ use std::str::FromStr;
 /// A CPU code level, in increasing order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
+    /// AVX2 with FMA: every x86-64 server since 2015.
     Avx2,
+    /// AVX-512 F, BW, CD, DQ, VL and VNNI.
     Avx512Vnni,
+    /// The AVX-512 level plus AMX tiles with INT8 and BF16, and AVX-512 BF16.
     AmxInt8,
 }
 
@@ -48,6 +51,16 @@ impl Level {
             Level::Avx512Vnni => AVX512,
             Level::AmxInt8 => AMX,
         }
+    }
+
+    /// Whether 512-bit vectors are native.
+    pub fn has_avx512(self) -> bool {
+        self >= Level::Avx512Vnni
+    }
+
+    /// Lanes of a native f32 vector.
+    pub fn f32_lanes(self) -> u32 {
+        if self.has_avx512() { 16 } else { 8 }
     }
 
     /// The level that `FQC_CPU_LEVEL` forces, if it is set and not empty. Only programs and tests

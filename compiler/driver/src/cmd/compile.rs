@@ -40,20 +40,24 @@ pub struct Args {
     /// What to compile for
     #[arg(long, default_value = "cpu")]
     pub target: String,
-    #[arg(long, value_enum, default_value_t = Method::Flattenquant)]
-    pub method: Method,
-    /// Extra channels at most, in percent of a layer's channels
-    #[arg(long, default_value_t = 10.0)]
-    pub max_extra: f32,
+    /// Settings in TOML, by the names in the file's manifest; options on the command line win
+    #[arg(long, value_name = "F.toml")]
+    pub config: Option<PathBuf>,
+    /// How to quantise [default: flattenquant]
+    #[arg(long, value_enum)]
+    pub method: Option<Method>,
+    /// Extra channels at most, in percent of a layer's channels [default: 10]
+    #[arg(long)]
+    pub max_extra: Option<f32>,
     /// Quantise a language model's head too
     #[arg(long)]
     pub quantize_head: bool,
     /// One scale for each weight instead of one for each output channel
     #[arg(long)]
     pub per_tensor_weights: bool,
-    /// CPU levels to generate code for
-    #[arg(long, value_delimiter = ',', default_value = "avx2,avx512-vnni,amx-int8")]
-    pub levels: Vec<String>,
+    /// CPU levels to generate code for [default: avx2,avx512-vnni,amx-int8]
+    #[arg(long, value_delimiter = ',')]
+    pub levels: Option<Vec<String>>,
     /// Threads for calibration; all processors by default
     #[arg(long)]
     pub threads: Option<usize>,
@@ -81,20 +85,14 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         after_pass: Some(&mut show),
         threads: args.threads.unwrap_or_else(|| fqrt::SessionOptions::default().threads),
     };
-    let settings = Settings {
-        method: args.method,
-        levels: args.levels.clone(),
-        max_extra: args.max_extra / 100.0,
-        quantize_head: args.quantize_head,
-        per_tensor_weights: args.per_tensor_weights,
-    };
+    let settings = settings(args)?;
     let float = pipeline::import(&args.model, &mut cx)?;
     let compiled =
         pipeline::compile(float, &settings, |graph| calibration(args, graph), &mut cx)?;
     let file_name = args.model.file_name().map(|n| n.to_string_lossy().into_owned());
     let mut report = Report::new(&compiled, &settings, file_name.unwrap_or_default());
     report.model_hash = hash(&args.model)?;
-    if args.method != Method::None {
+    if settings.method != Method::None {
         report.calibration_hash = Some(calibration_hash(args)?);
     }
     let image = Image {
@@ -128,9 +126,6 @@ fn check(args: &Args) -> Result<(), Failure> {
             "`--start` is a share from 0 up to 1, `--window` and `--windows` are at least 1",
         ));
     }
-    if !(0.0..=400.0).contains(&args.max_extra) {
-        return Err(Failure::usage("`--max-extra` is a percentage from 0 to 400"));
-    }
     let dir = args.output.parent().filter(|d| !d.as_os_str().is_empty());
     let dir = dir.unwrap_or_else(|| std::path::Path::new("."));
     if !dir.is_dir() {
@@ -138,6 +133,29 @@ fn check(args: &Args) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Io, message));
     }
     Ok(())
+}
+
+/// The configuration file, if any, overruled by the command line.
+fn settings(args: &Args) -> Result<Settings, Failure> {
+    let mut settings = match &args.config {
+        Some(path) => Settings::read(path)?,
+        None => Settings::default(),
+    };
+    if let Some(method) = args.method {
+        settings.method = method;
+    }
+    if let Some(levels) = &args.levels {
+        settings.levels.clone_from(levels);
+    }
+    if let Some(percent) = args.max_extra {
+        settings.max_extra = percent / 100.0;
+    }
+    settings.quantize_head |= args.quantize_head;
+    settings.per_tensor_weights |= args.per_tensor_weights;
+    if !(0.0..=4.0).contains(&settings.max_extra) {
+        return Err(Failure::usage("`--max-extra` is a percentage from 0 to 400"));
+    }
+    Ok(settings)
 }
 
 fn calibration(args: &Args, graph: &Graph) -> Result<Vec<Batch>, Failure> {

@@ -27,6 +27,7 @@ fn plan() -> Plan {
     let gemm = Gemm {
         n: 4,
         k: 4,
+        depth: 4,
         input: GemmInput::F32,
         epilogue: Expr::arg(0),
         extras: vec![],

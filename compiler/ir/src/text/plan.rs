@@ -97,6 +97,7 @@ fn kernel_attrs(kernel: &Kernel) -> Vec<(&'static str, String)> {
             });
             vec![
                 ("k", gemm.k.to_string()),
+                ("depth", gemm.depth.to_string()),
                 ("n", gemm.n.to_string()),
                 ("in", input),
                 ("epilogue", gemm.epilogue.to_string()),
