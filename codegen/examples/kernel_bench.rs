@@ -96,21 +96,22 @@ fn cases() -> Vec<Case> {
     ] {
         let wide = (f, vec![4096, 1536]);
         let kernel = Kernel::Pointwise(Expr::unary(op, Expr::arg(0)));
-        add(name, plan(kernel, &[wide.clone()], &[wide], whole), None);
+        let one = [wide];
+        add(name, plan(kernel, &one, &one, whole), None);
     }
     let copy = || Kernel::Pointwise(Expr::arg(0));
     let swap = |order: &'static [usize]| {
         move |i: usize, v: View| if i == 0 { permuted(v, order) } else { v }
     };
-    let heads = (f, vec![32, 128, 12, 32]);
+    let heads = [(f, vec![32, 128, 12, 32])];
     add(
         "copy bshd->bhsd",
-        plan(copy(), &[heads.clone()], &[(f, vec![32, 12, 128, 32])], swap(&[0, 2, 1, 3])),
+        plan(copy(), &heads, &[(f, vec![32, 12, 128, 32])], swap(&[0, 2, 1, 3])),
         None,
     );
     add(
         "copy bshd->bhds",
-        plan(copy(), &[heads.clone()], &[(f, vec![32, 12, 32, 128])], swap(&[0, 2, 3, 1])),
+        plan(copy(), &heads, &[(f, vec![32, 12, 32, 128])], swap(&[0, 2, 3, 1])),
         None,
     );
     add(
@@ -204,7 +205,7 @@ fn seconds(run: &mut Execution, name: &str) -> f64 {
 fn fill(plan: &Plan, run: &mut Execution) {
     for (i, port) in plan.inputs.iter().enumerate() {
         let count: i64 = port.shape.iter().map(|d| d.as_const().unwrap_or(0)).product();
-        let noise = |k: i64| (k * 2_654_435_761 >> 7) % 1009;
+        let noise = |k: i64| ((k * 2_654_435_761) >> 7) % 1009;
         let bytes: Vec<u8> = match port.elem {
             Elem::F32 => {
                 (0..count).flat_map(|k| (noise(k) as f32 / 300.0 - 1.7).to_le_bytes()).collect()

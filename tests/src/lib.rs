@@ -3,8 +3,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod calibrated;
+pub mod choice;
 pub mod compare;
 pub mod generate;
+pub mod local;
 pub mod npz;
 pub mod runtime;
 

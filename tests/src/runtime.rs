@@ -8,6 +8,7 @@ use fqc_ir::plan::Plan;
 use fqc_ir::{Const, Elem, Graph};
 use fqc_passes::{Runner, clean, fuse};
 use fqrt::{Model, Session, SessionOptions, TensorView};
+use std::collections::BTreeMap;
 
 /// Tensors by name.
 pub type Named = Vec<(String, Tensor)>;
@@ -39,12 +40,15 @@ pub struct Cpu {
     session: Session,
 }
 
-impl Runtime for Cpu {
-    fn name(&self) -> &str {
-        self.level.name()
-    }
+/// What a step wrote to a buffer of bytes: its shape, rows padded, and the bytes.
+pub type Codes = (Vec<usize>, Vec<u8>);
 
-    fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Named> {
+impl Cpu {
+    /// The outputs, and by buffer name the bytes of every buffer of codes.
+    pub fn run_watched(
+        &mut self,
+        inputs: &[(String, Tensor)],
+    ) -> Result<(Named, BTreeMap<String, Codes>)> {
         let mut given = Vec::new();
         for (name, tensor) in inputs {
             let value = tensor.to_const();
@@ -54,8 +58,25 @@ impl Runtime for Cpu {
         }
         let views: Vec<(&str, TensorView<'_>)> =
             given.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
-        let outputs = self.session.run(&views)?;
-        outputs.iter().map(|(name, t)| Ok((name.to_owned(), tensor(t)?))).collect()
+        let mut codes = BTreeMap::new();
+        let outputs = self.session.run_observed(&views, &mut |seen| {
+            if seen.elem == fqbin::Elem::U8 {
+                codes.insert(seen.name.to_owned(), (seen.shape.to_vec(), seen.data.to_vec()));
+            }
+        })?;
+        let named: Result<Named> =
+            outputs.iter().map(|(name, t)| Ok((name.to_owned(), tensor(t)?))).collect();
+        Ok((named?, codes))
+    }
+}
+
+impl Runtime for Cpu {
+    fn name(&self) -> &str {
+        self.level.name()
+    }
+
+    fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Named> {
+        Ok(self.run_watched(inputs)?.0)
     }
 }
 
@@ -63,6 +84,14 @@ impl Runtime for Cpu {
 fn file_elem(elem: Elem) -> Result<fqbin::Elem> {
     let mut all = fqbin::Elem::ALL.into_iter();
     all.find(|e| e.name() == elem.name()).with_context(|| format!("no file has {elem}"))
+}
+
+/// The interpreter's tensor as the runtime's.
+pub fn to_runtime(from: &Tensor) -> Result<fqrt::Tensor> {
+    let value = from.to_const();
+    let mut to = fqrt::Tensor::zeros(file_elem(value.elem)?, &value.shape)?;
+    to.bytes_mut().copy_from_slice(value.bytes.as_slice());
+    Ok(to)
 }
 
 /// A result of the runtime as the interpreter's tensor.

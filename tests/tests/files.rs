@@ -7,7 +7,10 @@ use fqc_interp::{Binding, Tensor, evaluate};
 use fqc_ir::Graph;
 use fqc_ir::text::{Blobs, parse, print, print_with_blobs};
 use fqc_passes::{Pass, Runner, named};
+use fqc_tests::choice;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What the lines before the graph say.
 struct Header {
@@ -22,11 +25,12 @@ struct Header {
 fn header(text: &str) -> Result<Header> {
     let mut header =
         Header { passes: Vec::new(), sizes: Binding::new(), tolerance: 0.0, unchanged: false };
+    let (mut passes, mut choices) = (Vec::new(), BTreeMap::new());
     for line in text.lines() {
         if let Some(names) = line.strip_prefix("test pass ") {
-            for name in names.split(", ") {
-                header.passes.push(named(name).with_context(|| format!("no pass `{name}`"))?);
-            }
+            passes.extend(names.split(", "));
+        } else if let Some(text) = line.strip_prefix("set choice ") {
+            choices.extend([choice::parse(text).with_context(|| line.to_owned())?]);
         } else if let Some(sizes) = line.strip_prefix("set sizes ") {
             for pair in sizes.split(", ") {
                 let (symbol, value) = pair.split_once('=').context("`symbol=value`")?;
@@ -39,6 +43,11 @@ fn header(text: &str) -> Result<Header> {
         } else {
             bail!("a header does not have `{line}`");
         }
+    }
+    let choices = Arc::new(choices);
+    for name in passes {
+        let pass = named(name).or_else(|| choice::pass(name, &choices));
+        header.passes.push(pass.with_context(|| format!("no pass `{name}`"))?);
     }
     ensure!(!header.passes.is_empty(), "the file names no pass");
     Ok(header)

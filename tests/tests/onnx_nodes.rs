@@ -6,7 +6,8 @@
 use anyhow::{Context, Result, ensure};
 use fqc_import::{ImportError, ImportOptions, import, operators, read_tensor};
 use fqc_interp::{Tensor, evaluate};
-use fqc_ir::{Elem, Graph};
+use fqc_ir::verify::{Facts, render, verify};
+use fqc_ir::{Const, Elem, Graph};
 use fqc_tests::compare::{Tolerance, compare};
 use fqc_tests::repository;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +54,7 @@ fn tolerance(elem: Elem) -> Tolerance {
 }
 
 /// Imports; inputs that decide shapes become constants of the case's values.
-fn load(folder: &Path, inputs: &BTreeMap<String, fqc_ir::Const>) -> Result<Graph, ImportError> {
+fn load(folder: &Path, inputs: &BTreeMap<String, Const>) -> Result<Graph, ImportError> {
     let mut options = ImportOptions::default();
     loop {
         match import(&folder.join("model.onnx"), &options) {
@@ -73,7 +74,7 @@ fn load(folder: &Path, inputs: &BTreeMap<String, fqc_ir::Const>) -> Result<Graph
 }
 
 /// The tensors of a case's files `input_0.pb`, `input_1.pb`, …
-fn tensors(set: &Path, kind: &str) -> Result<Vec<(String, fqc_ir::Const)>> {
+fn tensors(set: &Path, kind: &str) -> Result<Vec<(String, Const)>> {
     let mut out = Vec::new();
     for i in 0.. {
         let path = set.join(format!("{kind}_{i}.pb"));
@@ -91,6 +92,8 @@ fn run(folder: &Path) -> Outcome {
         Err(error) => return Outcome::Refused(error),
     };
     let outputs = || -> Result<()> {
+        let sound = verify(&graph, Facts::default());
+        sound.map_err(|faults| anyhow::anyhow!("{}", render(&graph, &faults)))?;
         let is_input = |name: &str| graph.inputs().iter().any(|&id| graph.node(id).name == *name);
         let given: Vec<(String, Tensor)> = inputs
             .iter()
@@ -124,7 +127,9 @@ fn guarded(folder: PathBuf) -> Outcome {
         Err(mpsc::RecvTimeoutError::Disconnected) => {
             let payload = thread.join().err();
             let text = payload.as_ref().and_then(|p| {
-                p.downcast_ref::<String>().cloned().or(p.downcast_ref::<&str>().map(|s| (*s).into()))
+                p.downcast_ref::<String>()
+                    .cloned()
+                    .or(p.downcast_ref::<&str>().map(|s| (*s).into()))
             });
             Outcome::Panic(text.unwrap_or_default())
         }
@@ -148,8 +153,9 @@ fn node_cases_of_claimed_operators_pass_and_none_panics() -> Result<()> {
     let entries = std::fs::read_dir(&root).with_context(|| {
         format!("no cases in `{}`; run `cargo xtask fetch onnx-node-tests`", root.display())
     })?;
-    let mut names: Vec<String> =
-        entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect::<Result<_>>()?;
+    let mut names: Vec<String> = entries
+        .map(|e| Ok(e?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_>>()?;
     names.sort();
     let claims = list("claimed-ops.txt")?;
     let (exempt, claimed): (Vec<String>, Vec<String>) =

@@ -48,8 +48,13 @@ impl<'c> Block<'_, 'c> {
             let wanted = b.icmp(SLT, b.i64c(first), self.rows);
             b.when(wanted, || {
                 self.spread_mask(b, first);
-                let largest = self.scores(b, first);
-                self.softmax(b, first, largest);
+                let part = |vectors: u32| {
+                    let largest = self.scores(b, first, vectors);
+                    self.softmax(b, first, largest);
+                };
+                // Few queries do not pay for vectors that they leave empty.
+                let few = b.icmp(SLE, self.rows, b.i64c(first + i64::from(lanes)));
+                b.either(few, || part(1), || part(VECTORS));
             });
         }
         self.weigh(b);
@@ -150,11 +155,11 @@ impl<'c> Block<'_, 'c> {
     }
 
     /// Scores of the queries from `first` on into scratch; gives the largest of each query.
-    fn scores(&self, b: &Builder<'_, 'c>, first: i64) -> Vec<Val<'c>> {
+    fn scores(&self, b: &Builder<'_, 'c>, first: i64, vectors: u32) -> Vec<Val<'c>> {
         let lanes = b.level().f32_lanes();
         let height = if b.level().has_avx512() { 8 } else { 4 };
         let low = b.fconst(b.f32v(lanes), f64::NEG_INFINITY);
-        let init = vec![low; VECTORS as usize];
+        let init = vec![low; vectors as usize];
         let middle = b.and(self.visible, b.i64c(-height));
         let zero = b.i64c(0);
         let largest = b.for_carried(zero, middle, height, &init, |key, largest| {
@@ -182,13 +187,14 @@ impl<'c> Block<'_, 'c> {
             })
             .collect();
         let unroll = if self.spec.depth % 4 == 0 { 4 } else { 1 };
-        let sums = vec![b.zero(ty); (height * VECTORS) as usize];
+        let vectors = largest.len() as u32;
+        let sums = vec![b.zero(ty); (height * vectors) as usize];
         let depth = b.i64c(self.spec.depth);
         let sums = b.for_carried(b.i64c(0), depth, unroll, &sums, |d, sums| {
             let mut sums = sums.to_vec();
             for u in 0..unroll {
                 let d = b.add(d, b.i64c(u));
-                let queries: Vec<Val<'c>> = (0..VECTORS)
+                let queries: Vec<Val<'c>> = (0..vectors)
                     .map(|v| {
                         let column = first + i64::from(v * lanes);
                         b.load(ty, self.cell(b, self.packed, d, column), 4)
@@ -197,7 +203,7 @@ impl<'c> Block<'_, 'c> {
                 for (i, &row) in keys.iter().enumerate() {
                     let x = b.splat(b.load(b.f32(), b.index(row, b.f32(), d), 4), lanes);
                     for (v, &q) in queries.iter().enumerate() {
-                        let at = i * VECTORS as usize + v;
+                        let at = i * vectors as usize + v;
                         sums[at] = b.fma(x, q, sums[at]);
                     }
                 }
@@ -207,10 +213,10 @@ impl<'c> Block<'_, 'c> {
         let mut largest = largest.to_vec();
         for i in 0..height {
             let key = b.add(key, b.i64c(i.into()));
-            for v in 0..VECTORS {
+            for v in 0..vectors {
                 let column = first + i64::from(v * lanes);
                 let at = self.cell(b, self.scores, key, column);
-                let sum = sums[(i * VECTORS + v) as usize];
+                let sum = sums[(i * vectors + v) as usize];
                 let score = self.masked(b, sum, key, column, at);
                 b.store(score, at, 4);
                 largest[v as usize] = b.fmax(score, largest[v as usize]);

@@ -80,6 +80,7 @@ impl Call {
         {
             return Err(unsupported(step, format!("elements of {narrow} are not addressable")));
         }
+        check(step)?;
         match &step.kernel {
             Kernel::Gemm(gemm) => {
                 let call = GemmCall::new(step, gemm).map_err(|r| unsupported(step, r))?;
@@ -118,6 +119,34 @@ impl Call {
             Kernel::Dims(values) => source::dims_call(step, values),
         }
     }
+}
+
+/// What every kernel takes for granted of its views.
+fn check(step: &Step) -> Result<(), CpuError> {
+    let views = || step.args.iter().chain(&step.results);
+    if let Some(view) = views().find(|v| v.shape.len() != v.strides.len()) {
+        let (shape, strides) = (view.shape.len(), view.strides.len());
+        return Err(unsupported(step, format!("a view has {shape} sizes and {strides} strides")));
+    }
+    let (args, rank) = match step.kernel {
+        Kernel::Softmax | Kernel::CumSum { .. } | Kernel::ArgReduce { .. } => (1, 1),
+        Kernel::Norm { .. } | Kernel::Quantize { .. } => (1, 1),
+        Kernel::Reduce { .. } => (1, 0),
+        Kernel::ScatterElements { .. } | Kernel::ScatterNd { .. } => (2, 1),
+        _ => (0, 0),
+    };
+    if step.results.is_empty() || step.args.len() < args {
+        return Err(unsupported(step, format!("wants a result and at least {args} arguments")));
+    }
+    if step.args.first().is_some_and(|v| v.shape.len() < rank) {
+        return Err(unsupported(step, "does not take a scalar"));
+    }
+    let rank = step.results[0].shape.len();
+    let broadcast = matches!(step.kernel, Kernel::Pointwise(_));
+    if broadcast && step.args.iter().any(|v| v.shape.len() != rank) {
+        return Err(unsupported(step, "wants arguments of the result's shape"));
+    }
+    Ok(())
 }
 
 /// A step that no kernel fits.

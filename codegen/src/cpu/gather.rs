@@ -69,8 +69,12 @@ impl BlockSpec {
     }
 }
 
-/// Copies a row.
+/// Copies a row. Only a block without axes goes to one place.
 fn copy_row<'c>(b: &Builder<'_, 'c>, from: Row<'c>, to: Row<'c>, n: Val<'c>) {
+    if matches!(to.step, Stride::Same) {
+        let (zero, one) = (b.i64c(0), Chunk { lanes: 1, mask: None });
+        return to.write(b, zero, one, from.read(b, zero, one).val);
+    }
     let lanes = b.level().f32_lanes() * 32 / from.elem.bits();
     let tail = walk::tail_for(b, &[from, to]);
     let lanes = if tail == walk::Tail::Scalar { b.level().f32_lanes() } else { lanes };

@@ -2,6 +2,8 @@
 //! double. Coefficients of erf, log, sin and cos are those of FreeBSD's msun. Bounds (asserted by
 //! the tests): 4 ulp; sin and cos up to |x| = 2^30; pow 2^-40 relative.
 
+#![expect(clippy::excessive_precision, reason = "the coefficients stand as they were published")]
+
 use inkwell::FloatPredicate::{OEQ, OGE, OGT, OLT, ONE, UNO};
 
 use super::build::{Builder, Val};

@@ -44,7 +44,6 @@ impl<'a> Attrs<'a> {
         Ok(Some(a))
     }
 
-
     /// Notes an attribute as read that has no meaning for inference.
     pub fn ignore(&self, name: &str) {
         if let Some(a) = self.list.iter().find(|a| a.name == name) {

@@ -145,8 +145,7 @@ impl Walk<'_> {
 
     fn nested(&mut self, body: impl FnOnce(&mut Self) -> Made) -> Made {
         if self.depth >= limits::CALL_DEPTH {
-            let message =
-                format!("functions and branches nest deeper than {}", limits::CALL_DEPTH);
+            let message = format!("functions and branches nest deeper than {}", limits::CALL_DEPTH);
             return Ok(Err(Fault::limit(message).help("does a function call itself?")));
         }
         self.depth += 1;

@@ -72,8 +72,10 @@ impl<'a> Cx<'a> {
             return Err(Fault::invalid("no operands"));
         }
         let each = self.operands.iter().enumerate();
-        each.map(|(i, v)| v.clone().ok_or_else(|| Fault::invalid(format!("operand {i} is missing"))))
-            .collect()
+        each.map(|(i, v)| {
+            v.clone().ok_or_else(|| Fault::invalid(format!("operand {i} is missing")))
+        })
+        .collect()
     }
 
     /// Number of results that the node names.
@@ -98,7 +100,7 @@ impl<'a> Cx<'a> {
         }
         match self.attrs.unread().as_slice() {
             [] => Ok(()),
-            [names @ ..] => {
+            names => {
                 let names: Vec<String> =
                     names.iter().map(|n| format!("`{}`", crate::error::shown(n))).collect();
                 Err(Fault::unsupported(format!("attribute {} is not known", names.join(", "))))

@@ -35,7 +35,7 @@ pub struct Site {
 pub struct Problem {
     pub kind: Kind,
     /// Where; `None` for a problem of the whole model.
-    pub site: Option<Site>,
+    pub site: Option<Box<Site>>,
     /// What is wrong.
     pub message: String,
     /// What to do; may be empty.
@@ -101,9 +101,16 @@ impl std::error::Error for ImportError {}
 /// Why one node could not be imported; the walk over the model adds where.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    Problem { kind: Kind, message: String, help: String },
+    Problem {
+        kind: Kind,
+        message: String,
+        help: String,
+    },
     /// The value of this node decides a shape, but is known only when the model runs.
-    Unknown { value: Option<fqc_ir::NodeId>, what: &'static str },
+    Unknown {
+        value: Option<fqc_ir::NodeId>,
+        what: &'static str,
+    },
     /// Two sizes that must be equal for the node to make sense.
     Equal(fqc_ir::Dim, fqc_ir::Dim),
 }
@@ -156,6 +163,7 @@ pub(crate) fn shown(name: &str) -> String {
 }
 
 fn escaped(c: char) -> Vec<char> {
-    let bidi = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let bidi =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if c.is_control() || bidi { c.escape_unicode().collect() } else { vec![c] }
 }

@@ -39,12 +39,13 @@ impl External {
         let file = self.file(&entries.location)?;
         let shown = shown(&entries.location);
         let size = file.as_slice().len();
-        let offset = usize::try_from(entries.offset).ok().filter(|&o| o <= size).ok_or_else(|| {
-            Fault::invalid(format!(
-                "external data at offset {} of `{shown}`, which has {size} bytes",
-                entries.offset
-            ))
-        })?;
+        let offset =
+            usize::try_from(entries.offset).ok().filter(|&o| o <= size).ok_or_else(|| {
+                Fault::invalid(format!(
+                    "external data at offset {} of `{shown}`, which has {size} bytes",
+                    entries.offset
+                ))
+            })?;
         let length = entries.length.unwrap_or(expected as u64);
         if length != expected as u64 {
             return Err(Fault::invalid(format!(
@@ -90,8 +91,10 @@ impl External {
     fn resolve(&self, location: &str) -> Res<PathBuf> {
         let shown = shown(location);
         let outside = || {
-            Fault::invalid(format!("external data `{shown}` is not a path inside the model's folder"))
-                .help("put the data file beside the model and name it without `..`")
+            Fault::invalid(format!(
+                "external data `{shown}` is not a path inside the model's folder"
+            ))
+            .help("put the data file beside the model and name it without `..`")
         };
         let dir = self.dir.as_ref().ok_or_else(|| {
             Fault::invalid(format!("external data `{shown}`, but the model has no folder"))

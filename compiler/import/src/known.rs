@@ -98,7 +98,9 @@ fn fits(dim: &Dim, elem: Elem) -> bool {
         Elem::Bool => (0..=1).contains(&v),
         Elem::I64 => true,
         Elem::U64 => v >= 0,
-        _ if elem.is_signed() => (-(1i64 << (elem.bits() - 1))..1 << (elem.bits() - 1)).contains(&v),
+        _ if elem.is_signed() => {
+            (-(1i64 << (elem.bits() - 1))..1 << (elem.bits() - 1)).contains(&v)
+        }
         _ => (0..1i64 << elem.bits()).contains(&v),
     }
 }

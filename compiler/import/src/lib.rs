@@ -7,7 +7,7 @@
 //! importing again.
 //!
 //! Reading order: [`limits`], [`error`], `scan`, `decode`, `external`, `tensor`, `attrs`, `dims`,
-//! `known`, `builder`, `cx`, `model`, `bodies`, `functions`, `ops`.
+//! `known`, `places`, `builder`, `cx`, `model`, `bodies`, `functions`, `ops`.
 
 #![deny(unsafe_code)]
 
@@ -28,7 +28,10 @@ pub mod limits;
 mod mmap;
 mod model;
 mod ops;
+mod places;
 mod scan;
+#[cfg(test)]
+mod symbolic;
 mod tensor;
 
 pub use error::{ImportError, Kind, Problem, Site};
@@ -65,8 +68,8 @@ pub fn import_bytes(
     let mut external = External::new(dir).map_err(whole_model)?;
     let initializers = initializers(&mut model, &mut external)?;
     let mut substitution = Substitution::default();
-    // Every round eliminates a symbol, so the number of rounds is bounded by that of the symbols.
-    loop {
+    // Every round eliminates a symbol.
+    for _ in 0..limits::EQUALITIES {
         let given = Inputs {
             initializers: &initializers,
             external: &mut external,
@@ -78,11 +81,13 @@ pub fn import_bytes(
             Outcome::Failed(problems, needs) => return Err(ImportError { problems, needs }),
             Outcome::Equate(a, b, problem) => {
                 if !substitution.equate(&a, &b) {
-                    return Err(ImportError { problems: vec![problem], needs: Vec::new() });
+                    return Err(ImportError { problems: vec![*problem], needs: Vec::new() });
                 }
             }
         }
     }
+    let message = format!("more than {} symbolic sizes are equal to others", limits::EQUALITIES);
+    Err(ImportError::one(Kind::Limit, message, "give equal sizes one name"))
 }
 
 /// Name and value of a tensor in a file of its own, as ONNX's test cases have them.

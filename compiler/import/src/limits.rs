@@ -20,7 +20,5 @@ pub const DIM: i64 = 1 << 40;
 pub const ELEMENTS: i64 = 1 << 40;
 /// Elements of a tensor whose values are followed as symbolic dimensions.
 pub const TRACKED: usize = 1024;
-/// Elements of a constant that an operator's rewriting may compute.
-pub const FOLDED: i64 = 1 << 22;
-/// Parts that one node may be rewritten into, such as the steps of an unrolled scan.
-pub const UNROLL: i64 = 4096;
+/// Pairs of sizes that may turn out to be equal; each costs one more walk over the model.
+pub const EQUALITIES: usize = 256;

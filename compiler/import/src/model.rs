@@ -47,13 +47,13 @@ pub(crate) struct Walk<'m> {
 pub(crate) enum Outcome {
     Done(Box<Graph>),
     /// These sizes must be equal; try again with that.
-    Equate(Dim, Dim, Problem),
+    Equate(Dim, Dim, Box<Problem>),
     Failed(Vec<Problem>, Vec<String>),
 }
 
 /// Why a node's walk stops the whole attempt.
 pub(crate) enum Stop {
-    Equate(Dim, Dim, Problem),
+    Equate(Dim, Dim, Box<Problem>),
     Limit,
 }
 
@@ -195,9 +195,9 @@ impl Walk<'_> {
         let name = shown(&info.name);
         let bound = self.options.bind.get(&info.name).cloned();
         let value = self.input_type(info).and_then(|ty| match bound {
-            Some(c) if c.elem != ty.elem || c.shape.len() != ty.rank() => Err(Fault::invalid(
-                format!("is `{ty}`, but bound to `{}{:?}`", c.elem, c.shape),
-            )),
+            Some(c) if c.elem != ty.elem || c.shape.len() != ty.rank() => {
+                Err(Fault::invalid(format!("is `{ty}`, but bound to `{}{:?}`", c.elem, c.shape)))
+            }
             Some(c) => Ok(self.constant(c, &info.name)),
             None => self.builder.input(&info.name, ty),
         });
@@ -283,11 +283,12 @@ impl Walk<'_> {
                 _ if name.is_empty() => operands.push(None),
                 Some(v) => operands.push(v.clone()),
                 None => {
-                    let message =
-                        format!("reads `{}`, which nothing before it makes", shown(name));
-                    fault.get_or_insert(Fault::invalid(message).help(
-                        "nodes must be sorted and without cycles; was the file truncated?",
-                    ));
+                    let message = format!("reads `{}`, which nothing before it makes", shown(name));
+                    fault.get_or_insert(
+                        Fault::invalid(message).help(
+                            "nodes must be sorted and without cycles; was the file truncated?",
+                        ),
+                    );
                 }
             }
         }
@@ -301,8 +302,9 @@ impl Walk<'_> {
             Err(Fault::Equal(a, b)) => {
                 let message = format!("size `{a}` must equal `{b}`");
                 let help = "export the model with consistent sizes".to_owned();
-                let site = Some(self.site(node, opsets, &operands));
-                Err(Stop::Equate(a, b, Problem { kind: Kind::Invalid, site, message, help }))
+                let site = Some(Box::new(self.site(node, opsets, &operands)));
+                let problem = Problem { kind: Kind::Invalid, site, message, help };
+                Err(Stop::Equate(a, b, Box::new(problem)))
             }
             Err(fault) => {
                 let site = self.site(node, opsets, &operands);
@@ -352,8 +354,7 @@ impl Walk<'_> {
             &format!("{}{}", self.prefix, if node.name.is_empty() { output } else { &node.name }),
             &format!("{}{output}", self.prefix),
         );
-        let mut cx =
-            Cx::new(&mut self.builder, self.external, attrs, version, operands, results);
+        let mut cx = Cx::new(&mut self.builder, self.external, attrs, version, operands, results);
         Ok(run.apply(&mut cx).and_then(|values| cx.finish().map(|()| values)))
     }
 
@@ -423,7 +424,7 @@ impl Walk<'_> {
                 (Kind::Unsupported, message, help)
             }
         };
-        self.problems.push(Problem { kind, site: Some(site), message, help });
+        self.problems.push(Problem { kind, site: Some(Box::new(site)), message, help });
     }
 
     /// The model inputs that a value is computed from.

@@ -1,7 +1,7 @@
 //! `TensorProto` to constants: every element type of the IR, from raw bytes, typed fields or external
 //! data. Exactly one source, of exactly the right length.
 
-use crate::error::{Fault, Res, shown};
+use crate::error::{Fault, Res};
 use crate::external::External;
 use crate::limits;
 use fqc_ir::{Bytes, Const, Elem};
@@ -62,14 +62,15 @@ pub(crate) fn take(tensor: &mut TensorProto, external: &mut External) -> Res<Con
         return Err(Fault::unsupported("tensors in segments are not supported"));
     }
     let sources = sources(tensor);
-    if sources.len() > 1 {
-        return Err(Fault::invalid(format!("data in {}", sources.join(" and "))));
-    }
-    let bytes: Bytes = match sources.first().copied() {
-        Some("external files") => external.read(tensor, need)?,
-        Some("`raw_data`") => std::mem::take(&mut tensor.raw_data).into(),
-        Some(field) => typed(tensor, elem, count, field)?.into(),
-        None => Vec::new().into(),
+    let bytes: Bytes = match sources.as_slice() {
+        [] => Vec::new().into(),
+        [Source::External] => external.read(tensor, need)?,
+        [Source::Raw] => std::mem::take(&mut tensor.raw_data).into(),
+        [Source::Field(name)] => typed(tensor, elem, count, name)?.into(),
+        several => {
+            let names: Vec<&str> = several.iter().map(Source::name).collect();
+            return Err(Fault::invalid(format!("data in {}", names.join(" and "))));
+        }
     };
     let got = bytes.as_slice().len();
     if elem == Elem::Bool && bytes.as_slice().iter().any(|&b| b > 1) {
@@ -99,20 +100,38 @@ fn sizes(dims: &[i64]) -> Res<Vec<usize>> {
     Ok(dims.iter().map(|&d| d as usize).collect())
 }
 
-fn sources(t: &TensorProto) -> Vec<&'static str> {
+/// Where a tensor's data may be.
+enum Source {
+    External,
+    Raw,
+    Field(&'static str),
+}
+
+impl Source {
+    fn name(&self) -> &'static str {
+        match self {
+            Source::External => "external files",
+            Source::Raw => "`raw_data`",
+            Source::Field(name) => name,
+        }
+    }
+}
+
+/// Every place where the tensor has data.
+fn sources(t: &TensorProto) -> Vec<Source> {
     let is_external = t.data_location == Some(DataLocation::External as i32);
     [
-        ("external files", is_external),
-        ("`raw_data`", !t.raw_data.is_empty()),
-        ("`float_data`", !t.float_data.is_empty()),
-        ("`int32_data`", !t.int32_data.is_empty()),
-        ("`int64_data`", !t.int64_data.is_empty()),
-        ("`double_data`", !t.double_data.is_empty()),
-        ("`uint64_data`", !t.uint64_data.is_empty()),
-        ("`string_data`", !t.string_data.is_empty()),
+        (Source::External, is_external),
+        (Source::Raw, !t.raw_data.is_empty()),
+        (Source::Field("`float_data`"), !t.float_data.is_empty()),
+        (Source::Field("`int32_data`"), !t.int32_data.is_empty()),
+        (Source::Field("`int64_data`"), !t.int64_data.is_empty()),
+        (Source::Field("`double_data`"), !t.double_data.is_empty()),
+        (Source::Field("`uint64_data`"), !t.uint64_data.is_empty()),
+        (Source::Field("`string_data`"), !t.string_data.is_empty()),
     ]
     .into_iter()
-    .filter_map(|(name, used)| used.then_some(name))
+    .filter_map(|(source, used)| used.then_some(source))
     .collect()
 }
 
@@ -128,7 +147,7 @@ fn typed(t: &TensorProto, elem: Elem, count: usize, field: &str) -> Res<Vec<u8>>
         }
         Ok(out)
     };
-    let wrong = || Fault::invalid(format!("data of type `{elem}` in {}", shown(field)));
+    let wrong = || Fault::invalid(format!("data of type `{elem}` in {field}"));
     let expected = match elem {
         Elem::F32 => "`float_data`",
         Elem::F64 => "`double_data`",

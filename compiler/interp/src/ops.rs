@@ -103,12 +103,10 @@ fn compute(op: &Op, x: &[&Tensor], elem: Elem, shape: &[usize]) -> Res<Data> {
         Op::Gemm { epilogue, out } => quant::gemm(x, epilogue, out.as_deref())?,
         Op::GemmAccumulate => quant::gemm_accumulate(x[0], x[1])?,
         Op::LayerNormQuantize { epsilon, out } => {
-            let y = Data::F32(to_f32(nn::layer_norm(x, *epsilon)?));
-            quant::quantize(&like(x[0], y)?, out)?
+            quant::quantize(&like(x[0], nn::layer_norm(x, *epsilon)?)?, out)?
         }
         Op::RmsNormQuantize { epsilon, out } => {
-            let y = Data::F32(to_f32(nn::rms_norm(x, *epsilon)?));
-            quant::quantize(&like(x[0], y)?, out)?
+            quant::quantize(&like(x[0], nn::rms_norm(x, *epsilon)?)?, out)?
         }
         Op::PointwiseQuantize { expr, out } => {
             let shapes: Vec<_> = x.iter().map(|t| t.shape()).collect();
@@ -116,13 +114,6 @@ fn compute(op: &Op, x: &[&Tensor], elem: Elem, shape: &[usize]) -> Res<Data> {
             quant::quantize(&math::pointwise(expr, x, &wide)?, out)?
         }
     })
-}
-
-fn to_f32(data: Data) -> Vec<f32> {
-    match data {
-        Data::F32(v) => v,
-        _ => Vec::new(),
-    }
 }
 
 /// An f32 tensor of the shape of another.

@@ -75,9 +75,21 @@ pub struct Weights {
     pub values: Vec<f32>,
 }
 
-/// The best choice for a group.
-pub fn choose(stats: &ChannelStats, weights: &Weights, settings: &Settings) -> Choice {
+/// Activations or weights beyond this are not quantised; sums of them would overflow.
+const LARGEST: f32 = 1e18;
+
+/// Activations that never exceed this count as zero.
+const SMALLEST: f32 = 1e-18;
+
+/// The best choice for a group; `None` if nothing was seen of it, or if its values or weights are out
+/// of bounds.
+pub fn choose(stats: &ChannelStats, weights: &Weights, settings: &Settings) -> Option<Choice> {
     assert_eq!(stats.channels(), weights.k, "statistics and weights have the same channels");
+    let bounded = |values: &[f32]| values.iter().all(|v| v.abs() <= LARGEST);
+    let empty = weights.values.is_empty() || stats.rows() == 0;
+    if empty || !bounded(stats.absmax()) || !bounded(&weights.values) {
+        return None;
+    }
     let mut best: Option<Choice> = None;
     for &alpha in &settings.alphas {
         let trial = Trial::new(stats, weights, alpha, settings);
@@ -88,7 +100,7 @@ pub fn choose(stats: &ChannelStats, weights: &Weights, settings: &Settings) -> C
             }
         }
     }
-    best.expect("the settings name at least one exponent")
+    best
 }
 
 /// One exponent: everything that does not depend on the threshold.
@@ -110,7 +122,10 @@ impl<'a> Trial<'a> {
         let row_max: Vec<f32> =
             rows.iter().map(|r| r.iter().fold(0.0f32, |m, v| m.max(v.abs()))).collect();
         let smooth = smoothing(stats.absmax(), &row_max, alpha);
-        let maxima: Vec<f32> = stats.absmax().iter().zip(&smooth).map(|(m, s)| m / s).collect();
+        // A channel that no weight reads may be cut off.
+        let read = |m: f32, w: f32| if w > 0.0 { m } else { 0.0 };
+        let maxima: Vec<f32> =
+            stats.absmax().iter().zip(&row_max).zip(&smooth).map(|((m, w), s)| read(*m, *w) / s).collect();
         let energy = |r: &[f32]| r.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
         let row_energy: Vec<f64> =
             rows.iter().zip(&smooth).map(|(r, s)| energy(r) * f64::from(*s).powi(2)).collect();
@@ -137,7 +152,7 @@ impl<'a> Trial<'a> {
     /// Candidate thresholds, each with its coefficient, that keep to the cap.
     fn thresholds(&self, settings: &Settings) -> Vec<(Option<f32>, f32)> {
         let largest = self.maxima.iter().fold(0.0f32, |m, v| m.max(*v));
-        if largest <= 0.0 {
+        if largest <= SMALLEST {
             return vec![(None, 1.0)];
         }
         let whole = (None, largest * settings.headroom);

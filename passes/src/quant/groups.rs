@@ -28,6 +28,18 @@ pub fn find(graph: &Graph, heads: Heads) -> Vec<Group> {
     groups
 }
 
+/// The group of one input, if any linear reads it.
+pub fn of(graph: &Graph, input: NodeId, heads: Heads) -> Option<Group> {
+    let mut linears = Vec::new();
+    for (user, slot) in graph.users(input) {
+        let reads = slot == 0 && linear(graph, user).is_some();
+        if reads && (heads == Heads::Quantized || !is_head(graph, user)) {
+            linears.push(user);
+        }
+    }
+    (!linears.is_empty()).then_some(Group { input, linears })
+}
+
 /// Whether heads are quantised.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Heads {

@@ -36,12 +36,18 @@ pub enum Granularity {
     PerChannel,
 }
 
-/// The patch for the group behind one `flatten` node.
-pub fn insert(graph: &Graph, id: NodeId, format: Format) -> Option<Patch> {
+/// What is quantised: a value, and what its channels are multiplied by first.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Source {
+    pub value: NodeId,
+    pub factors: Option<Vec<f32>>,
+}
+
+/// The patch for the group behind one `flatten` node, whose operand `source` describes.
+pub fn insert(graph: &Graph, id: NodeId, source: &Source, format: Format) -> Option<Patch> {
     let Op::Flatten { threshold, map } = &graph.node(id).op else { return None };
-    let (source, factors) = unsmoothed(graph, *graph.operands(id).first()?);
     let scale = threshold / q_max(format.activation_bits, format.signed) as f32;
-    let inverse: Arc<[f32]> = match factors {
+    let inverse: Arc<[f32]> = match &source.factors {
         None => Arc::from([1.0 / scale]),
         Some(factors) => factors.iter().map(|f| f / scale).collect(),
     };
@@ -55,7 +61,7 @@ pub fn insert(graph: &Graph, id: NodeId, format: Format) -> Option<Patch> {
     let name = &graph.node(id).name;
     let mut patch = Patch::new();
     let codes =
-        patch.add(format!("{name}.q"), Op::Quantize(Arc::new(quantizer)), &[source.into()]);
+        patch.add(format!("{name}.q"), Op::Quantize(Arc::new(quantizer)), &[source.value.into()]);
     let back = patch.add(format!("{name}.dq"), Op::Dequantize, &[codes]);
     for (user, _) in graph.users(id) {
         let (_, w) = linear(graph, user)?;
@@ -71,23 +77,21 @@ pub fn insert(graph: &Graph, id: NodeId, format: Format) -> Option<Patch> {
     Some(patch)
 }
 
-/// The value before a smoothing multiplication by a constant, and the factors.
-pub fn unsmoothed(graph: &Graph, x: NodeId) -> (NodeId, Option<Vec<f32>>) {
+/// The value before a multiplication by one constant a channel, and the constants.
+pub fn multiplied(graph: &Graph, x: NodeId) -> Option<(NodeId, Vec<f32>)> {
     let node = graph.node(x);
-    if node.op == Op::Binary(BinaryOp::Mul) {
-        let operands = graph.operands(x);
-        if let Op::Const(value) = &graph.node(operands[1]).op
-            && value.shape.len() == 1
-            && node.ty.last().as_const() == Some(value.shape[0] as i64)
-            && let Some(factors) = value.to_f32()
-        {
-            return (operands[0], Some(factors));
-        }
-    }
-    (x, None)
+    let (Op::Binary(BinaryOp::Mul), [source, table]) = (&node.op, &graph.operands(x)[..]) else {
+        return None;
+    };
+    let Op::Const(value) = &graph.node(*table).op else { return None };
+    let per_channel = value.shape.len() == 1
+        && node.ty.last().as_const() == i64::try_from(value.shape[0]).ok()
+        && graph.node(*source).ty.shape == node.ty.shape;
+    per_channel.then(|| value.to_f32()).flatten().map(|factors| (*source, factors))
 }
 
-/// Weight codes, round to nearest half to even, and what they mean. A column of zeros has scale 1.
+/// Weight codes, round to nearest half to even, and what they mean. A column of zeros, or of values
+/// too small for a scale, has scale 1.
 pub fn round_weight(value: &Const, format: Format) -> Option<(Const, Quant)> {
     let values = value.to_f32()?;
     let [_, n] = value.shape[..] else { return None };
@@ -102,7 +106,8 @@ pub fn round_weight(value: &Const, format: Format) -> Option<(Const, Quant)> {
         let all = maxima.iter().fold(0.0f32, |a, b| a.max(*b));
         maxima.fill(all);
     }
-    let scales: Vec<f32> = maxima.iter().map(|&m| if m > 0.0 { m / q } else { 1.0 }).collect();
+    let step = |m: f32| if m / q >= f32::MIN_POSITIVE { m / q } else { 1.0 };
+    let scales: Vec<f32> = maxima.iter().map(|&m| step(m)).collect();
     let mut codes = Vec::with_capacity(values.len());
     for row in values.chunks_exact(n.max(1)) {
         codes.extend(

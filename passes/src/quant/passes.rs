@@ -2,7 +2,7 @@
 
 use super::choose::{Choice, Settings, Weights, choose};
 use super::groups::{self, Group, Heads, linear};
-use super::insert_qdq::{Format, Granularity};
+use super::insert_qdq::{Format, Granularity, Source, multiplied};
 use super::stats::Statistics;
 use super::{flatten, fold_qdq, fold_quantize, insert_qdq, smooth};
 use crate::facts::Facts;
@@ -15,7 +15,8 @@ use std::sync::Arc;
 /// The choice for each group, by the name of its input.
 pub type Choices = Arc<BTreeMap<String, Choice>>;
 
-/// Chooses for every group of which there are statistics.
+/// Chooses for every group of which there are statistics. A group with values that no scale fits
+/// (no rows seen, a weight that is not finite) stays as it is.
 pub fn choose_all(
     graph: &Graph,
     heads: Heads,
@@ -28,7 +29,9 @@ pub fn choose_all(
         let (Some(stats), Some(weights)) = (statistics.get(name), weights(graph, &group)) else {
             continue;
         };
-        choices.insert(name.clone(), choose(stats, &weights, settings));
+        if let Some(choice) = choose(stats, &weights, settings) {
+            choices.insert(name.clone(), choice);
+        }
     }
     choices
 }
@@ -95,8 +98,7 @@ impl Pass for Flatten {
 
     fn run(&self, graph: &mut Graph, cx: &mut PassCx) -> Result<(), PassError> {
         each_group(graph, cx, self.heads, "flatten", |graph, group| {
-            let (source, _) = insert_qdq::unsmoothed(graph, group.input);
-            let choice = self.choices.get(&graph.node(source).name)?;
+            let (_, choice) = chosen(graph, group.input, &self.choices)?;
             flatten::flatten(graph, group, choice.threshold, &choice.map)
         })
     }
@@ -124,16 +126,16 @@ impl Pass for InsertQdq {
             if !graph.contains(id) || !matches!(graph.node(id).op, Op::Flatten { .. }) {
                 continue;
             }
-            let (source, _) = insert_qdq::unsmoothed(graph, graph.operands(id)[0]);
-            let name = graph.node(source).name.clone();
-            let Some(choice) = self.choices.get(&name) else { continue };
+            let input = graph.operands(id)[0];
+            let Some((source, choice)) = chosen(graph, input, &self.choices) else { continue };
+            let name = graph.node(source.value).name.clone();
             let format = Format {
                 activation_bits: self.activation_bits,
                 signed: choice.signed,
                 weight_bits: self.weight_bits,
                 granularity: self.granularity,
             };
-            if let Some(patch) = insert_qdq::insert(graph, id, format) {
+            if let Some(patch) = insert_qdq::insert(graph, id, &source, format) {
                 apply(graph, cx, "insert-qdq", &name, patch)?;
             }
         }
@@ -163,7 +165,25 @@ pub fn fold_quantize() -> RulePass {
     }
 }
 
-/// Applies a patch for each group, found once before the first patch.
+/// The choice that was made for a group's input, or for the value it is the smoothing of. A
+/// multiplication of the model's own is not mistaken for one: its result has a choice itself, and
+/// other factors.
+fn chosen<'c>(
+    graph: &Graph,
+    input: NodeId,
+    choices: &'c Choices,
+) -> Option<(Source, &'c Choice)> {
+    if let Some(choice) = choices.get(&graph.node(input).name) {
+        return Some((Source { value: input, factors: None }, choice));
+    }
+    let (value, factors) = multiplied(graph, input)?;
+    let choice = choices.get(&graph.node(value).name)?;
+    let ours = factors == smooth::multipliers(&choice.smooth);
+    ours.then_some((Source { value, factors: Some(factors) }, choice))
+}
+
+/// Applies a patch for each group. Between patches only names stay: where a linear reads another one,
+/// the first patch replaces the second group's input.
 fn each_group(
     graph: &mut Graph,
     cx: &mut PassCx,
@@ -171,9 +191,11 @@ fn each_group(
     rule: &'static str,
     find: impl Fn(&Graph, &Group) -> Option<Patch>,
 ) -> Result<(), PassError> {
-    for group in groups::find(graph, heads) {
-        if let Some(patch) = find(graph, &group) {
-            let name = graph.node(group.input).name.clone();
+    let found = groups::find(graph, heads);
+    let names: Vec<String> = found.iter().map(|g| graph.node(g.input).name.clone()).collect();
+    for name in names {
+        let group = graph.find(&name).and_then(|input| groups::of(graph, input, heads));
+        if let Some(patch) = group.and_then(|group| find(graph, &group)) {
             apply(graph, cx, rule, &name, patch)?;
         }
     }

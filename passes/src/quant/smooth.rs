@@ -20,7 +20,7 @@ pub fn smooth(graph: &Graph, group: &Group, factors: &[f32]) -> Option<Patch> {
     }
     let name = &graph.node(group.input).name;
     let mut patch = Patch::new();
-    let inverse: Vec<f32> = factors.iter().map(|s| 1.0 / s).collect();
+    let inverse = multipliers(factors);
     let table = Const::f32(vec![inverse.len()], &inverse);
     let table = patch.add(format!("{name}.unsmooth"), Op::Const(table), &[]);
     let x = patch.add(
@@ -37,6 +37,11 @@ pub fn smooth(graph: &Graph, group: &Group, factors: &[f32]) -> Option<Patch> {
         patch.replace(id, product);
     }
     Some(patch)
+}
+
+/// What the channels are multiplied by: the factors' reciprocals.
+pub fn multipliers(factors: &[f32]) -> Vec<f32> {
+    factors.iter().map(|s| 1.0 / s).collect()
 }
 
 fn scale_rows(graph: &Graph, w: NodeId, factors: &[f32]) -> Option<Const> {

@@ -25,6 +25,9 @@ pub struct Args {
     /// Runs before timing begins
     #[arg(long, default_value_t = 3)]
     pub warmup: usize,
+    /// A line for each step instead of one for each kernel family
+    #[arg(long)]
+    pub steps: bool,
     #[command(flatten)]
     pub run: RunArgs,
     /// One line of JSON
@@ -95,7 +98,7 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         max_ms: times[times.len() - 1],
         load_ms,
         first_run_ms,
-        kernels: kernels(&mut session, &batch)?,
+        kernels: kernels(&mut session, &batch, args.steps)?,
     };
     if args.json { print_json(&result) } else { print(&text(&result)) }
 }
@@ -104,8 +107,12 @@ fn ms(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-/// The fastest of a few profiled runs, by family.
-fn kernels(session: &mut Session, batch: &Batch) -> Result<Vec<KernelTime>, Failure> {
+/// The fastest of a few profiled runs, by family or by step.
+fn kernels(
+    session: &mut Session,
+    batch: &Batch,
+    by_step: bool,
+) -> Result<Vec<KernelTime>, Failure> {
     let mut best: Vec<u64> = Vec::new();
     for _ in 0..5 {
         let (_, times) = session.run_profiled(&views(batch))?;
@@ -114,10 +121,14 @@ fn kernels(session: &mut Session, batch: &Batch) -> Result<Vec<KernelTime>, Fail
         }
     }
     let model = session.model().clone();
+    let name = |step: &fqbin::Step| match by_step {
+        true => format!("{} {}", step.family, step.name),
+        false => step.family.clone(),
+    };
     let binding = session.binding();
-    let mut families: BTreeMap<&str, (usize, u64, f64)> = BTreeMap::new();
+    let mut families: BTreeMap<String, (usize, u64, f64)> = BTreeMap::new();
     for (step, ns) in model.program().steps.iter().zip(&best) {
-        let family = families.entry(&step.family).or_default();
+        let family = families.entry(name(step)).or_default();
         family.0 += 1;
         family.1 += ns;
         family.2 += binding.map_or(0.0, |b| b.value(step.ops) as f64);
@@ -126,7 +137,7 @@ fn kernels(session: &mut Session, batch: &Batch) -> Result<Vec<KernelTime>, Fail
     let mut out: Vec<KernelTime> = families
         .into_iter()
         .map(|(family, (steps, ns, ops))| KernelTime {
-            family: family.to_owned(),
+            family,
             steps,
             ms: ns as f64 / 1e6,
             share: ns as f64 / total.max(1) as f64,

@@ -65,9 +65,8 @@ fn sizes_that_grow_as_expressions_are_refused() {
 #[test]
 fn long_chains_and_wide_nodes_are_linear() {
     let chain = |n: usize| {
-        let mut nodes: Vec<NodeProto> = (0..n)
-            .map(|i| node("Relu", &[&format!("v{i}")], &[&format!("v{}", i + 1)]))
-            .collect();
+        let mut nodes: Vec<NodeProto> =
+            (0..n).map(|i| node("Relu", &[&format!("v{i}")], &[&format!("v{}", i + 1)])).collect();
         nodes[0].input = vec!["x".into()];
         nodes[n - 1].output = vec!["y".into()];
         model(&[2], vec![], nodes)
@@ -124,10 +123,13 @@ fn nested_branches_are_bounded() {
     };
     for _ in 0..12 {
         let branch = |name: &str| graph_attribute(name, graph.clone());
-        let inner = with(with(node("If", &["c"], &["y"]), branch("then_branch")), branch("else_branch"));
-        graph = GraphProto { node: vec![inner], output: graph.output.clone(), ..Default::default() };
+        let inner =
+            with(with(node("If", &["c"], &["y"]), branch("then_branch")), branch("else_branch"));
+        graph =
+            GraphProto { node: vec![inner], output: graph.output.clone(), ..Default::default() };
     }
-    let yes = TensorProto { data_type: 9, int64_data: vec![], int32_data: vec![1], ..i64s("c", &[1]) };
+    let yes =
+        TensorProto { data_type: 9, int64_data: vec![], int32_data: vec![1], ..i64s("c", &[1]) };
     let nodes = std::mem::take(&mut graph.node);
     assert!(quickly(&model(&[2], vec![yes.clone()], nodes.clone())).is_ok());
     // A condition that is an input is asked for.

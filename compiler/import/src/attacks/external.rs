@@ -9,8 +9,7 @@ use tract_onnx::pb::StringStringEntryProto;
 
 /// A model whose only weight is 16 bytes of external data with these entries.
 fn external(entries: &[(&str, &str)]) -> ModelProto {
-    let entry =
-        |&(k, v): &(&str, &str)| StringStringEntryProto { key: k.into(), value: v.into() };
+    let entry = |&(k, v): &(&str, &str)| StringStringEntryProto { key: k.into(), value: v.into() };
     let w = TensorProto {
         name: "w".into(),
         dims: vec![4],

@@ -68,11 +68,13 @@ fn files_that_are_something_else_are_named() {
 
 #[test]
 fn broken_graphs_name_the_value() {
-    let cycle = model(&[2], vec![], vec![node("Add", &["x", "b"], &["a"]), node("Relu", &["a"], &["b"])]);
+    let cycle =
+        model(&[2], vec![], vec![node("Add", &["x", "b"], &["a"]), node("Relu", &["a"], &["b"])]);
     assert!(refused(&cycle).contains("reads `b`, which nothing before it makes"));
     let itself = model(&[2], vec![], vec![node("Add", &["x", "y"], &["y"])]);
     assert!(refused(&itself).contains("reads `y`"));
-    let twice = model(&[2], vec![], vec![node("Relu", &["x"], &["y"]), node("Abs", &["x"], &["y"])]);
+    let twice =
+        model(&[2], vec![], vec![node("Relu", &["x"], &["y"]), node("Abs", &["x"], &["y"])]);
     assert!(refused(&twice).contains("`y` is defined twice"));
     let shadow = model(&[2], vec![], vec![node("Relu", &["x"], &["x"])]);
     assert!(refused(&shadow).contains("`x` is defined twice"));

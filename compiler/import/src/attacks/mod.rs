@@ -36,7 +36,7 @@ impl Random {
     }
 }
 
-fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+pub(crate) fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     NodeProto {
         op_type: op.into(),
         input: inputs.iter().map(|s| (*s).into()).collect(),
@@ -45,12 +45,12 @@ fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     }
 }
 
-fn with(mut node: NodeProto, attribute: AttributeProto) -> NodeProto {
+pub(crate) fn with(mut node: NodeProto, attribute: AttributeProto) -> NodeProto {
     node.attribute.push(attribute);
     node
 }
 
-fn int(name: &str, i: i64) -> AttributeProto {
+pub(crate) fn int(name: &str, i: i64) -> AttributeProto {
     AttributeProto { name: name.into(), r#type: AttributeType::Int as i32, i, ..Default::default() }
 }
 
@@ -59,7 +59,7 @@ fn graph_attribute(name: &str, graph: GraphProto) -> AttributeProto {
     AttributeProto { name: name.into(), r#type, g: Some(graph), ..Default::default() }
 }
 
-fn value(name: &str, elem: i32, shape: &[i64]) -> ValueInfoProto {
+pub(crate) fn value(name: &str, elem: i32, shape: &[i64]) -> ValueInfoProto {
     let dim = |&d: &i64| {
         let value = if d == -7 { Value::DimParam("n".into()) } else { Value::DimValue(d) };
         Dimension { value: Some(value), ..Default::default() }
@@ -71,7 +71,7 @@ fn value(name: &str, elem: i32, shape: &[i64]) -> ValueInfoProto {
     ValueInfoProto { name: name.into(), r#type, ..Default::default() }
 }
 
-fn i64s(name: &str, values: &[i64]) -> TensorProto {
+pub(crate) fn i64s(name: &str, values: &[i64]) -> TensorProto {
     TensorProto {
         name: name.into(),
         dims: vec![values.len() as i64],
@@ -82,7 +82,11 @@ fn i64s(name: &str, values: &[i64]) -> TensorProto {
 }
 
 /// A model of one f32 input `x` and one output `y`.
-fn model(shape: &[i64], initializers: Vec<TensorProto>, nodes: Vec<NodeProto>) -> ModelProto {
+pub(crate) fn model(
+    shape: &[i64],
+    initializers: Vec<TensorProto>,
+    nodes: Vec<NodeProto>,
+) -> ModelProto {
     let graph = GraphProto {
         name: "g".into(),
         node: nodes,
@@ -100,7 +104,7 @@ fn model(shape: &[i64], initializers: Vec<TensorProto>, nodes: Vec<NodeProto>) -
     }
 }
 
-fn try_import(model: &ModelProto) -> Result<Graph, ImportError> {
+pub(crate) fn try_import(model: &ModelProto) -> Result<Graph, ImportError> {
     import_bytes(&model.encode_to_vec(), None, &ImportOptions::default())
 }
 

@@ -143,8 +143,7 @@ fn shrink(cx: &mut Cx<'_>) -> Res<Vec<V>> {
     let x = cx.operand(0)?;
     let bias = f64::from(cx.attrs.float("bias", 0.0)?);
     let lambda = f64::from(cx.attrs.float("lambd", 0.5)?);
-    let (low, high) =
-        (with(cx, BinaryOp::Lt, &x, -lambda)?, with(cx, BinaryOp::Gt, &x, lambda)?);
+    let (low, high) = (with(cx, BinaryOp::Lt, &x, -lambda)?, with(cx, BinaryOp::Gt, &x, lambda)?);
     let (up, down) = (with(cx, BinaryOp::Add, &x, bias)?, with(cx, BinaryOp::Sub, &x, bias)?);
     let zero = cx.scalar(x.elem(), 0.0);
     let rest = cx.select(&high, &down, &zero)?;

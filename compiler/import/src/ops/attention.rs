@@ -235,12 +235,7 @@ fn repeated(cx: &mut Cx<'_>, x: &V, heads: &Dim) -> Res<V> {
 }
 
 /// Result and the scores at the stage that `mode` names.
-fn decomposed(
-    cx: &mut Cx<'_>,
-    heads: &mut Heads,
-    settings: &Settings,
-    mode: i64,
-) -> Res<(V, V)> {
+fn decomposed(cx: &mut Cx<'_>, heads: &mut Heads, settings: &Settings, mode: i64) -> Res<(V, V)> {
     let elem = heads.q.elem();
     let count = heads.q.shape()[1].clone();
     heads.k = repeated(cx, &heads.k.clone(), &count)?;

@@ -37,8 +37,8 @@ fn gather_elements(cx: &mut Cx<'_>) -> Res<Vec<V>> {
 fn gather_nd(cx: &mut Cx<'_>) -> Res<Vec<V>> {
     let (data, indices) = (cx.operand(0)?, cx.operand(1)?);
     let batch = cx.attrs.int("batch_dims", 0)?;
-    let batch_dims = usize::try_from(batch)
-        .map_err(|_| Fault::invalid(format!("`batch_dims` is {batch}")))?;
+    let batch_dims =
+        usize::try_from(batch).map_err(|_| Fault::invalid(format!("`batch_dims` is {batch}")))?;
     Ok(vec![cx.add(Op::GatherNd { batch_dims }, &[&data, &indices])?])
 }
 

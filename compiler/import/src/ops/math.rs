@@ -199,8 +199,7 @@ fn area(cx: &mut Cx<'_>, c: f64) -> Res<Vec<V>> {
 fn atanh(cx: &mut Cx<'_>) -> Res<Vec<V>> {
     let x = cx.operand(0)?;
     let one = cx.scalar(x.elem(), 1.0);
-    let (up, down) =
-        (cx.binary(BinaryOp::Add, &one, &x)?, cx.binary(BinaryOp::Sub, &one, &x)?);
+    let (up, down) = (cx.binary(BinaryOp::Add, &one, &x)?, cx.binary(BinaryOp::Sub, &one, &x)?);
     let ratio = cx.binary(BinaryOp::Div, &up, &down)?;
     let log = cx.unary(UnaryOp::Log, &ratio)?;
     Ok(vec![with(cx, BinaryOp::Mul, &log, 0.5)?])

@@ -179,10 +179,8 @@ fn q_linear_mat_mul(cx: &mut Cx<'_>) -> Res<Vec<V>> {
     let (a, b) = (factor(cx, &a, Some(a_zero))?, factor(cx, &b, Some(b_zero))?);
     let sum = product(cx, &a, &b)?;
     let sum = cx.cast(&sum, Elem::F32)?;
-    let f32s: Vec<V> = [&a_scale, &b_scale, &y_scale]
-        .iter()
-        .map(|s| cx.cast(s, Elem::F32))
-        .collect::<Res<_>>()?;
+    let f32s: Vec<V> =
+        [&a_scale, &b_scale, &y_scale].iter().map(|s| cx.cast(s, Elem::F32)).collect::<Res<_>>()?;
     let joint = cx.binary(BinaryOp::Mul, &f32s[0], &f32s[1])?;
     let multiplier = cx.binary(BinaryOp::Div, &joint, &f32s[2])?;
     let real = cx.binary(BinaryOp::Mul, &sum, &multiplier)?;

@@ -29,9 +29,7 @@ fn rotary(cx: &mut Cx<'_>) -> Res<Vec<V>> {
             let each = Some(heads)
                 .filter(|&h| h > 0)
                 .and_then(|h| hidden.exact_div(&Dim::from(h)))
-                .ok_or_else(|| {
-                    Fault::invalid(format!("`num_heads` is {heads} for `{}`", x.ty))
-                })?;
+                .ok_or_else(|| Fault::invalid(format!("`num_heads` is {heads} for `{}`", x.ty)))?;
             let to = vec![b.clone(), s.clone(), Dim::from(heads), each];
             (cx.reshape(&x, to)?, 2)
         }
@@ -90,10 +88,8 @@ fn neighbours(cx: &mut Cx<'_>, x: &V, cos: &V, sin: &V) -> Res<V> {
     let (cos, sin) = (column(cx, cos)?, column(cx, sin)?);
     let a = cx.narrow(&pairs, last, &Dim::zero(), &Dim::one())?;
     let b = cx.narrow(&pairs, last, &Dim::one(), &Dim::one())?;
-    let (ac, bs) =
-        (cx.binary(BinaryOp::Mul, &a, &cos)?, cx.binary(BinaryOp::Mul, &b, &sin)?);
-    let (as_, bc) =
-        (cx.binary(BinaryOp::Mul, &a, &sin)?, cx.binary(BinaryOp::Mul, &b, &cos)?);
+    let (ac, bs) = (cx.binary(BinaryOp::Mul, &a, &cos)?, cx.binary(BinaryOp::Mul, &b, &sin)?);
+    let (as_, bc) = (cx.binary(BinaryOp::Mul, &a, &sin)?, cx.binary(BinaryOp::Mul, &b, &cos)?);
     let real = cx.binary(BinaryOp::Sub, &ac, &bs)?;
     let imaginary = cx.binary(BinaryOp::Add, &as_, &bc)?;
     let y = cx.concat(&[real, imaginary], last)?;

@@ -323,10 +323,8 @@ fn range(cx: &mut Cx<'_>) -> Res<Vec<V>> {
     let bounds: Vec<V> =
         [&start, &limit, &delta].iter().map(|v| cx.reshape(v, Vec::new())).collect::<Res<_>>()?;
     let unknown = |v: &V| Fault::Unknown { value: v.made(), what };
-    let known: Vec<Known> = bounds
-        .iter()
-        .map(|v| v.known().cloned().ok_or_else(|| unknown(v)))
-        .collect::<Res<_>>()?;
+    let known: Vec<Known> =
+        bounds.iter().map(|v| v.known().cloned().ok_or_else(|| unknown(v))).collect::<Res<_>>()?;
     let len = match known.as_slice() {
         [Known::Dims(a), Known::Dims(b), Known::Dims(d)] => {
             int_range(cx, &a[0], &b[0], d[0].as_const())?
@@ -364,8 +362,7 @@ fn int_range(cx: &mut Cx<'_>, start: &Dim, limit: &Dim, delta: Option<i64>) -> R
         Some(0) => return Err(Fault::invalid("the step of `Range` is 0")),
         Some(step) => step,
     };
-    let span =
-        if step > 0 { limit.clone() - start.clone() } else { start.clone() - limit.clone() };
+    let span = if step > 0 { limit.clone() - start.clone() } else { start.clone() - limit.clone() };
     if span.as_const().is_some_and(|s| s <= 0) {
         return Ok(Dim::zero());
     }
@@ -386,8 +383,12 @@ fn depth_to_space(cx: &mut Cx<'_>) -> Res<Vec<V>> {
         .ok_or_else(|| Fault::invalid(format!("{c} channels in blocks of {block}")))?;
     let b = || block.clone();
     let (apart, perm) = match mode.as_str() {
-        "DCR" => (vec![n.clone(), b(), b(), depth.clone(), h.clone(), w.clone()], [0, 3, 4, 1, 5, 2]),
-        "CRD" => (vec![n.clone(), depth.clone(), b(), b(), h.clone(), w.clone()], [0, 1, 4, 2, 5, 3]),
+        "DCR" => {
+            (vec![n.clone(), b(), b(), depth.clone(), h.clone(), w.clone()], [0, 3, 4, 1, 5, 2])
+        }
+        "CRD" => {
+            (vec![n.clone(), depth.clone(), b(), b(), h.clone(), w.clone()], [0, 1, 4, 2, 5, 3])
+        }
         other => return Err(Fault::unsupported(format!("`mode` = `{}`", shown(other)))),
     };
     let to = vec![n.clone(), depth, h.clone() * b(), w.clone() * b()];

@@ -8,8 +8,7 @@ use crate::dims;
 use crate::error::{Fault, Res};
 use fqc_ir::Dim;
 
-pub(super) const TABLE: super::Table =
-    &[("Slice", Rule::Fn(slice)), ("Split", Rule::Fn(split))];
+pub(super) const TABLE: super::Table = &[("Slice", Rule::Fn(slice)), ("Split", Rule::Fn(split))];
 
 fn slice(cx: &mut Cx<'_>) -> Res<Vec<V>> {
     let x = cx.operand(0)?;
@@ -47,8 +46,7 @@ fn slice(cx: &mut Cx<'_>) -> Res<Vec<V>> {
     for i in 0..n {
         let axis = cx::axis(axes[i], x.rank())?;
         step[axis] = steps[i];
-        (start[axis], len[axis]) =
-            bounds(cx, &x.shape()[axis], &starts[i], &ends[i], steps[i])?;
+        (start[axis], len[axis]) = bounds(cx, &x.shape()[axis], &starts[i], &ends[i], steps[i])?;
     }
     Ok(vec![cx.slice(&x, start, len, step)?])
 }
