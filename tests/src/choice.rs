@@ -61,12 +61,9 @@ pub fn pass(name: &str, choices: &Choices) -> Option<Box<dyn Pass>> {
     match name {
         "smooth" => Some(Box::new(Smooth { heads, choices })),
         "flatten" => Some(Box::new(Flatten { heads, choices })),
-        "insert-qdq" => Some(Box::new(InsertQdq {
-            choices,
-            activation_bits: 8,
-            weight_bits: 8,
-            granularity,
-        })),
+        "insert-qdq" => {
+            Some(Box::new(InsertQdq { choices, activation_bits: 8, weight_bits: 8, granularity }))
+        }
         _ => None,
     }
 }

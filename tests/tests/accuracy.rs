@@ -44,8 +44,7 @@ fn minilm_in_int8_keeps_its_embeddings() -> Result<()> {
         let levels = vec![level.name().to_owned()];
         let settings = Settings { method, levels, ..Settings::default() };
         let data = calibration.clone();
-        let compiled =
-            quietly(|cx| pipeline::compile(float.clone(), &settings, |_| Ok(data), cx))?;
+        let compiled = quietly(|cx| pipeline::compile(float.clone(), &settings, |_| Ok(data), cx))?;
         let share = compiled.choices.values();
         let share = share.map(|c| c.map.tail.len() as f64 / f64::from(c.map.base));
         let extra = 100.0 * share.sum::<f64>() / compiled.choices.len() as f64;

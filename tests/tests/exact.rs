@@ -195,8 +195,7 @@ fn accumulators_equal_those_of_wide_integers() -> Result<()> {
     let settings = Settings { levels: vec!["avx2".to_owned()], ..Settings::default() };
     for (name, float) in tiny_models()? {
         let data = as_batches(&tiny_inputs(&name, &float, 1)?)?;
-        let compiled =
-            quietly(|cx| pipeline::compile(float.clone(), &settings, |_| Ok(data), cx))?;
+        let compiled = quietly(|cx| pipeline::compile(float.clone(), &settings, |_| Ok(data), cx))?;
         for given in tiny_inputs(&name, &float, 3)? {
             let products = check_accumulators(&compiled.graph, &given).context(name.clone())?;
             ensure!(products > 0, "{name} has no quantised product");

@@ -34,8 +34,8 @@ fn check(runtime: &mut dyn Runtime, case: &Path, tolerance: Tolerance) -> Result
             .iter()
             .find(|(n, _)| *n == name)
             .with_context(|| format!("no output `{name}`"))?;
-        let report = compare(got, &want, tolerance)
-            .map_err(|e| anyhow::anyhow!("output `{name}`: {e}"))?;
+        let report =
+            compare(got, &want, tolerance).map_err(|e| anyhow::anyhow!("output `{name}`: {e}"))?;
         if worst.as_ref().is_none_or(|w| report.max_relative > w.max_relative) {
             worst = Some(report);
         }

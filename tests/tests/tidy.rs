@@ -85,8 +85,7 @@ fn crates_depend_on_each_other_only_as_the_table_says() {
 /// All Rust sources of the workspace.
 fn sources() -> BTreeMap<PathBuf, String> {
     let mut out = BTreeMap::new();
-    let mut folders: Vec<PathBuf> =
-        TABLE.iter().map(|row| root().join(row.1)).collect();
+    let mut folders: Vec<PathBuf> = TABLE.iter().map(|row| root().join(row.1)).collect();
     folders.push(root().join("fuzz"));
     while let Some(folder) = folders.pop() {
         let Ok(entries) = fs::read_dir(&folder) else { continue };

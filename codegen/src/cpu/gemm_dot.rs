@@ -120,31 +120,30 @@ impl<'c> Gemm<'_, '_, 'c> {
         }
         let pointers = self.row_pointers(rows);
         let step = UNROLL * DOT as i64;
-        let sums =
-            b.for_carried(b.i64c(0), b.i64c(self.depth()), step, &init, |k, carried| {
-                let mut sums = carried.to_vec();
-                let line = b.offset(weight, b.mul(k, b.i64c(GROUP as i64)));
-                for u in 0..UNROLL {
-                    let lines: Vec<_> = (0..i64::from(groups))
-                        .map(|g| {
-                            let at = b.i64c(g * self.group_bytes() + 64 * u);
-                            b.bitcast(b.load(ty, b.offset(line, at), 16), b.vec(b.int(8), 64))
-                        })
-                        .collect();
-                    let split = (u as u32 % splits * rows.count * groups) as usize;
-                    for (row, &pointer) in pointers.iter().enumerate() {
-                        let four = b.offset(b.offset(pointer, k), b.i64c(DOT as i64 * u));
-                        let four = b.splat(b.load(b.int(32), four, 1), 16);
-                        let four = b.bitcast(four, b.vec(b.int(8), 64));
-                        for (group, &line) in lines.iter().enumerate() {
-                            let sum = &mut sums[split + row * groups as usize + group];
-                            let args = [*sum, four, line];
-                            *sum = b.call("llvm.x86.avx512.vpdpbusd.512", &[], &args);
-                        }
+        let sums = b.for_carried(b.i64c(0), b.i64c(self.depth()), step, &init, |k, carried| {
+            let mut sums = carried.to_vec();
+            let line = b.offset(weight, b.mul(k, b.i64c(GROUP as i64)));
+            for u in 0..UNROLL {
+                let lines: Vec<_> = (0..i64::from(groups))
+                    .map(|g| {
+                        let at = b.i64c(g * self.group_bytes() + 64 * u);
+                        b.bitcast(b.load(ty, b.offset(line, at), 16), b.vec(b.int(8), 64))
+                    })
+                    .collect();
+                let split = (u as u32 % splits * rows.count * groups) as usize;
+                for (row, &pointer) in pointers.iter().enumerate() {
+                    let four = b.offset(b.offset(pointer, k), b.i64c(DOT as i64 * u));
+                    let four = b.splat(b.load(b.int(32), four, 1), 16);
+                    let four = b.bitcast(four, b.vec(b.int(8), 64));
+                    for (group, &line) in lines.iter().enumerate() {
+                        let sum = &mut sums[split + row * groups as usize + group];
+                        let args = [*sum, four, line];
+                        *sum = b.call("llvm.x86.avx512.vpdpbusd.512", &[], &args);
                     }
                 }
-                sums
-            });
+            }
+            sums
+        });
         let one = (rows.count * groups) as usize;
         for i in 0..one {
             let sum = (1..splits as usize).fold(sums[i], |sum, s| b.add(sum, sums[s * one + i]));

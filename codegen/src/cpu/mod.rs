@@ -1,22 +1,23 @@
 //! Code generation for the CPU: LLVM through inkwell, one flat blob of machine code a level.
 
+mod attention;
+mod attention_parts;
 pub mod build;
+mod call;
 pub mod exec;
 pub mod expr;
 mod flow;
+mod gather;
 pub mod gemm;
 mod gemm_amx;
 mod gemm_dot;
 mod gemm_epilogue;
-mod attention;
-mod attention_parts;
-mod call;
-mod gather;
 mod generate;
 pub mod math;
 pub mod math64;
 mod matmul;
 mod norm;
+pub mod object;
 mod pointwise;
 mod quantize;
 mod reduce;
@@ -25,18 +26,17 @@ mod scatter;
 mod softmax;
 mod source;
 mod spec;
+pub mod target;
 mod transpose;
 mod walk;
-pub mod object;
-pub mod target;
 
 #[cfg(test)]
 mod gemm_tests;
 #[cfg(test)]
 mod object_tests;
 
-pub use generate::generate;
 pub use fqbin::Level;
+pub use generate::generate;
 
 /// Why no code could be generated.
 #[derive(Debug, thiserror::Error)]

@@ -208,7 +208,9 @@ impl<'c> Row<'c> {
                 Some(mask) => b.masked_store(memory, at, mask),
                 None => b.store(memory, at, bytes),
             },
-            Step::Same | Step::By(_) => {
+            // A row of one element, for no other is written without a stride.
+            Step::Same => b.store(b.extract(memory, 0), at, bytes),
+            Step::By(_) => {
                 assert!(chunk.mask.is_none(), "strided rows have scalar tails");
                 for lane in 0..chunk.lanes {
                     let i = b.add(i, b.i64c(lane.into()));

@@ -18,11 +18,7 @@ pub fn wanted(graph: &Graph) -> Vec<Wanted> {
         .iter()
         .map(|&id| {
             let node = graph.node(id);
-            Wanted {
-                name: node.name.clone(),
-                elem: element(node.ty.elem),
-                rank: node.ty.rank(),
-            }
+            Wanted { name: node.name.clone(), elem: element(node.ty.elem), rank: node.ty.rank() }
         })
         .collect()
 }

@@ -147,10 +147,9 @@ impl Frame {
         let (bare, framed) = (ids(false).map_err(bad)?, ids(true).map_err(bad)?);
         let found = framed.windows(bare.len().max(1)).position(|w| w == bare);
         Ok(match found {
-            Some(at) => Frame {
-                before: framed[..at].to_vec(),
-                after: framed[at + bare.len()..].to_vec(),
-            },
+            Some(at) => {
+                Frame { before: framed[..at].to_vec(), after: framed[at + bare.len()..].to_vec() }
+            }
             None => Frame { before: Vec::new(), after: Vec::new() },
         })
     }

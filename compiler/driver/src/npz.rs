@@ -4,7 +4,7 @@ use crate::exit::Failure;
 use fqbin::Elem;
 use fqrt::Tensor;
 use ndarray::{ArrayD, IxDyn};
-use ndarray_npy::{NpzReader, NpzWriter, ReadNpzError, ReadNpyError};
+use ndarray_npy::{NpzReader, NpzWriter, ReadNpyError, ReadNpzError};
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::path::Path;

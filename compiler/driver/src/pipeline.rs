@@ -67,12 +67,8 @@ pub fn compile(
     if settings.method != Method::None {
         let batches = data(&float)?;
         let statistics = calibrate::run(&float, settings.heads(), &batches, cx)?;
-        choices = Arc::new(quant::choose_all(
-            &graph,
-            settings.heads(),
-            &statistics,
-            &settings.search(),
-        ));
+        choices =
+            Arc::new(quant::choose_all(&graph, settings.heads(), &statistics, &settings.search()));
         run(&mut graph, &exact(&choices, settings), cx)?;
         run(&mut graph, &rounding(&choices, settings), cx)?;
     }
@@ -93,11 +89,8 @@ pub fn exact(choices: &Choices, settings: &Settings) -> Vec<Box<dyn Pass>> {
 
 /// Rounding to codes, and the first fold.
 pub fn rounding(choices: &Choices, settings: &Settings) -> Vec<Box<dyn Pass>> {
-    let granularity = if settings.per_tensor_weights {
-        Granularity::PerTensor
-    } else {
-        Granularity::PerChannel
-    };
+    let granularity =
+        if settings.per_tensor_weights { Granularity::PerTensor } else { Granularity::PerChannel };
     vec![
         Box::new(quant::InsertQdq {
             choices: choices.clone(),

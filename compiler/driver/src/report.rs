@@ -79,8 +79,7 @@ impl Report {
             })
             .collect();
         let share = |g: &GroupReport| g.extra as f64 / g.channels.max(1) as f64;
-        layers.extra_channels =
-            groups.iter().map(share).sum::<f64>() / groups.len().max(1) as f64;
+        layers.extra_channels = groups.iter().map(share).sum::<f64>() / groups.len().max(1) as f64;
         let port = |p: &fqc_ir::plan::Port| {
             let dims: Vec<String> = p.shape.iter().map(Dim::to_string).collect();
             format!("{}: {}[{}]", p.name, p.elem, dims.join(","))
@@ -117,7 +116,6 @@ fn float_bytes(compiled: &Compiled) -> u64 {
     });
     sizes.sum()
 }
-
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

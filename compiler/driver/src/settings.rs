@@ -1,8 +1,8 @@
 //! What a compilation does, resolved: from the command line, and recorded in the file's manifest.
 
+use crate::exit::Failure;
 use fqc_passes::quant::choose;
 use fqc_passes::quant::groups::Heads;
-use crate::exit::Failure;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 

@@ -37,7 +37,15 @@ impl World {
     fn compiled(&self, name: &str) -> PathBuf {
         let out = self.path(name);
         let done = self.fqc(&[
-            "compile", MODEL, "-o", text(&out), "--method", "none", "--levels", "avx2", "--quiet",
+            "compile",
+            MODEL,
+            "-o",
+            text(&out),
+            "--method",
+            "none",
+            "--levels",
+            "avx2",
+            "--quiet",
         ]);
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         out
@@ -80,7 +88,8 @@ fn models_that_cannot_be_read() {
     let w = World::new();
     let whole = fs::read(MODEL).expect("the tiny model");
     fs::create_dir(w.path("out")).expect("a folder");
-    let noise: Vec<u8> = (0..5000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let noise: Vec<u8> =
+        (0..5000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let files: [(&str, &[u8]); 4] = [
         ("empty.onnx", b""),
         ("noise.onnx", &noise),
@@ -113,7 +122,8 @@ fn compile_arguments_that_make_no_sense() {
     fs::write(w.path("a.txt"), "some text").expect("writes");
     fs::write(w.path("no.npz"), "not a zip").expect("writes");
     fs::write(w.path("tok.json"), "{}").expect("writes");
-    let (out, txt, npz, tok) = (w.path("m.fqbin"), w.path("a.txt"), w.path("no.npz"), w.path("tok.json"));
+    let (out, txt, npz, tok) =
+        (w.path("m.fqbin"), w.path("a.txt"), w.path("no.npz"), w.path("tok.json"));
     let nowhere = w.path("no/such/m.fqbin");
     let (out, txt, npz, tok) = (text(&out), text(&txt), text(&npz), text(&tok));
     let toml = w.path("c.toml");
@@ -218,7 +228,8 @@ fn compiled_files_that_are_damaged_foreign_or_for_another_machine() {
     let mut version = whole.clone();
     version[8] = 0xff;
     let cut = &whole[..whole.len() - 1];
-    let files: [(&[u8], i32); 5] = [(b"", 3), (b"hello", 3), (cut, 3), (&flipped, 3), (&version, 5)];
+    let files: [(&[u8], i32); 5] =
+        [(b"", 3), (b"hello", 3), (cut, 3), (&flipped, 3), (&version, 5)];
     for (bytes, code) in files {
         fs::write(&bad, bytes).expect("writes");
         let done = w.fqc(&["run", text(&bad), "--inputs", "x.npz"]);
@@ -248,8 +259,17 @@ fn two_compilations_give_the_same_bytes() {
     let (a, b) = (w.path("a.fqbin"), w.path("b.fqbin"));
     for out in [&a, &b] {
         let done = w.fqc(&[
-            "compile", MODEL, "-o", text(out), "--calib", "random", "--windows", "4", "--window",
-            "16", "--quiet",
+            "compile",
+            MODEL,
+            "-o",
+            text(out),
+            "--calib",
+            "random",
+            "--windows",
+            "4",
+            "--window",
+            "16",
+            "--quiet",
         ]);
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }

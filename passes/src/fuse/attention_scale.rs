@@ -49,8 +49,7 @@ fn scaled(graph: &Graph, reader: NodeId, id: NodeId) -> Option<(NodeId, f64, Vec
         at = graph.operand(at, 0)?;
     }
     let product = with_scalar(graph, at, BinaryOp::Mul).map(|(x, c)| (x, f64::from(c)));
-    let quotient =
-        || with_scalar(graph, at, BinaryOp::Div).map(|(x, c)| (x, f64::from(c).recip()));
+    let quotient = || with_scalar(graph, at, BinaryOp::Div).map(|(x, c)| (x, f64::from(c).recip()));
     let (x, c) = product.or_else(quotient).filter(|_| only_reader(graph, at, reader))?;
     Some((x, c, moves))
 }

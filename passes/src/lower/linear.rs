@@ -89,8 +89,10 @@ impl Lowering<'_> {
             Some(q) if in_one_step => {
                 let q_max = q.quant.q_max() as f32;
                 let inverse = pick(&columns, |o| q.inverse(o));
-                let lo: Vec<f32> =
-                    columns.iter().map(|c| c.map_or(0.0, |(_, k)| (k - 1) as f32 * q_max)).collect();
+                let lo: Vec<f32> = columns
+                    .iter()
+                    .map(|c| c.map_or(0.0, |(_, k)| (k - 1) as f32 * q_max))
+                    .collect();
                 args.push(self.constant(&format!("{name}.inverse"), f32_table(&inverse)));
                 args.push(self.constant(&format!("{name}.lo"), f32_table(&lo)));
                 gemm.output = GemmOutput::Codes { signed: q.quant.signed };
@@ -270,4 +272,3 @@ fn i32_table(values: &[i32]) -> Const {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     Const::new(Elem::I32, vec![values.len()], bytes).expect("four bytes a value")
 }
-

@@ -122,10 +122,11 @@ impl Lowering<'_> {
         let q_max = q.quant.q_max() as f32;
         let below: Vec<f32> = tail.iter().map(|t| f32::from(t.1 - 1) * q_max).collect();
         args.push(self.constant(&format!("{name}.inverse"), Const::f32(vec![base], &inverse)));
-        let source =
-            Const::new(Elem::I32, vec![tail.len()], source).expect("four bytes an index");
+        let source = Const::new(Elem::I32, vec![tail.len()], source).expect("four bytes an index");
         args.push(self.constant(&format!("{name}.tail_source"), source));
-        args.push(self.constant(&format!("{name}.tail_below"), Const::f32(vec![tail.len()], &below)));
+        args.push(
+            self.constant(&format!("{name}.tail_below"), Const::f32(vec![tail.len()], &below)),
+        );
         Ok(RowQuantize {
             signed: q.quant.signed,
             bits: q.quant.bits,
@@ -286,11 +287,8 @@ impl Lowering<'_> {
             view::broadcast(&table, &to.shape)
         };
         let args = vec![x, table(self, below), table(self, cap)];
-        let above = Expr::binary(
-            BinaryOp::Sub,
-            Expr::unary(UnaryOp::Abs, Expr::arg(0)),
-            Expr::arg(1),
-        );
+        let above =
+            Expr::binary(BinaryOp::Sub, Expr::unary(UnaryOp::Abs, Expr::arg(0)), Expr::arg(1));
         let positive = with_literal(BinaryOp::Max, above, 0.0);
         let cut = Expr::binary(BinaryOp::Min, positive, Expr::arg(2));
         let expr = Expr::binary(BinaryOp::Mul, Expr::unary(UnaryOp::Sign, Expr::arg(0)), cut);

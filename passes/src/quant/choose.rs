@@ -124,8 +124,13 @@ impl<'a> Trial<'a> {
         let smooth = smoothing(stats.absmax(), &row_max, alpha);
         // A channel that no weight reads may be cut off.
         let read = |m: f32, w: f32| if w > 0.0 { m } else { 0.0 };
-        let maxima: Vec<f32> =
-            stats.absmax().iter().zip(&row_max).zip(&smooth).map(|((m, w), s)| read(*m, *w) / s).collect();
+        let maxima: Vec<f32> = stats
+            .absmax()
+            .iter()
+            .zip(&row_max)
+            .zip(&smooth)
+            .map(|((m, w), s)| read(*m, *w) / s)
+            .collect();
         let energy = |r: &[f32]| r.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
         let row_energy: Vec<f64> =
             rows.iter().zip(&smooth).map(|(r, s)| energy(r) * f64::from(*s).powi(2)).collect();
@@ -223,7 +228,9 @@ fn smoothing(maxima: &[f32], row_max: &[f32], alpha: f32) -> Vec<f32> {
     let raw: Vec<Option<f32>> = maxima
         .iter()
         .zip(row_max)
-        .map(|(&m, &w)| (m > 0.0 && w > 0.0).then(|| (m.powf(alpha) / w.powf(1.0 - alpha)).max(1e-5)))
+        .map(|(&m, &w)| {
+            (m > 0.0 && w > 0.0).then(|| (m.powf(alpha) / w.powf(1.0 - alpha)).max(1e-5))
+        })
         .collect();
     let logs: Vec<f32> = raw.iter().flatten().map(|s| s.ln()).collect();
     let mean = (logs.iter().sum::<f32>() / logs.len().max(1) as f32).exp();
@@ -271,7 +278,8 @@ mod tests {
         for _ in 0..64 {
             let row: Vec<f32> = (0..channels)
                 .map(|j| {
-                    state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    state =
+                        state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                     let u = (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
                     if j == 3 { 40.0 * u } else { 2.0 * u }
                 })
@@ -286,7 +294,12 @@ mod tests {
         let stats = outlier_stats(64);
         let values = (0..64 * 8).map(|i| ((i * 37 % 101) as f32 - 50.0) / 500.0).collect();
         let weights = Weights { k: 64, n: 8, values };
-        let only = |flatten| Settings { alphas: vec![0.0], flatten, max_extra: 0.5, ..Settings::default() };
+        let only = |flatten| Settings {
+            alphas: vec![0.0],
+            flatten,
+            max_extra: 0.5,
+            ..Settings::default()
+        };
         let flat = choose(&stats, &weights, &only(true));
         let plain = choose(&stats, &weights, &only(false));
         let of_3 = flat.map.tail.iter().filter(|t| t.0 == 3).count();

@@ -26,9 +26,12 @@ pub fn fold(graph: &Graph, id: NodeId) -> Option<Patch> {
         graph.node(id).ty.quant.as_ref().is_some_and(|q| matches!(q.scale, Scale::Tensor(_)))
     };
     let per_column = |id: NodeId| {
-        graph.node(id).ty.quant.as_ref().is_some_and(|q| {
-            matches!(q.scale, Scale::Tensor(_) | Scale::Axis { axis: 1, .. })
-        })
+        graph
+            .node(id)
+            .ty
+            .quant
+            .as_ref()
+            .is_some_and(|q| matches!(q.scale, Scale::Tensor(_) | Scale::Axis { axis: 1, .. }))
     };
     if !per_tensor(x) || !per_column(w) || graph.node(w).ty.rank() != 2 {
         return None;

@@ -168,11 +168,7 @@ pub fn fold_quantize() -> RulePass {
 /// The choice that was made for a group's input, or for the value it is the smoothing of. A
 /// multiplication of the model's own is not mistaken for one: its result has a choice itself, and
 /// other factors.
-fn chosen<'c>(
-    graph: &Graph,
-    input: NodeId,
-    choices: &'c Choices,
-) -> Option<(Source, &'c Choice)> {
+fn chosen<'c>(graph: &Graph, input: NodeId, choices: &'c Choices) -> Option<(Source, &'c Choice)> {
     if let Some(choice) = choices.get(&graph.node(input).name) {
         return Some((Source { value: input, factors: None }, choice));
     }

@@ -31,8 +31,7 @@ pub fn smooth(graph: &Graph, group: &Group, factors: &[f32]) -> Option<Patch> {
     for &id in &group.linears {
         let (_, w) = linear(graph, id)?;
         let scaled = scale_rows(graph, w, factors)?;
-        let weight =
-            patch.add(format!("{}.smooth", graph.node(w).name), Op::Const(scaled), &[]);
+        let weight = patch.add(format!("{}.smooth", graph.node(w).name), Op::Const(scaled), &[]);
         let product = patch.add(&graph.node(id).name, Op::MatMul, &[x, weight]);
         patch.replace(id, product);
     }

@@ -125,8 +125,13 @@ mod tests {
         assert!(!stats.non_negative());
         let rows = stats.sample().count();
         assert!(rows > SAMPLE_ROWS / 2 && rows <= SAMPLE_ROWS, "{rows} rows kept");
-        let steps: Vec<f32> =
-            stats.sample().map(|r| r[0]).collect::<Vec<_>>().windows(2).map(|w| w[1] - w[0]).collect();
+        let steps: Vec<f32> = stats
+            .sample()
+            .map(|r| r[0])
+            .collect::<Vec<_>>()
+            .windows(2)
+            .map(|w| w[1] - w[0])
+            .collect();
         assert!(steps.iter().all(|s| *s == steps[0]), "evenly spaced");
     }
 

@@ -72,10 +72,9 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         line(args, &Line { value: name, output: false, distance: *distance })?;
     }
     for (name, tensor) in outputs.iter() {
-        let (Some(got), Some(want)) = (
-            tensor.numbers::<f32>(),
-            float_outputs.get(name).and_then(|t| t.numbers::<f32>()),
-        ) else {
+        let (Some(got), Some(want)) =
+            (tensor.numbers::<f32>(), float_outputs.get(name).and_then(|t| t.numbers::<f32>()))
+        else {
             continue;
         };
         let distance = distance(got, want, tensor.shape().last().copied().unwrap_or(1));

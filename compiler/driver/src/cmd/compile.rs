@@ -87,8 +87,7 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     };
     let settings = settings(args)?;
     let float = pipeline::import(&args.model, &mut cx)?;
-    let compiled =
-        pipeline::compile(float, &settings, |graph| calibration(args, graph), &mut cx)?;
+    let compiled = pipeline::compile(float, &settings, |graph| calibration(args, graph), &mut cx)?;
     let file_name = args.model.file_name().map(|n| n.to_string_lossy().into_owned());
     let mut report = Report::new(&compiled, &settings, file_name.unwrap_or_default());
     report.model_hash = hash(&args.model)?;

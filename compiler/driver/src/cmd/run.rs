@@ -44,7 +44,8 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         npz::write(path, &arrays)?;
     }
     for (name, tensor) in outputs.iter() {
-        let first = tensor.numbers::<f32>().map_or(Vec::new(), |v| v.iter().take(6).copied().collect());
+        let first =
+            tensor.numbers::<f32>().map_or(Vec::new(), |v| v.iter().take(6).copied().collect());
         let summary =
             Summary { output: name, elem: tensor.elem().name(), shape: tensor.shape(), first };
         if args.json {
