@@ -19,9 +19,9 @@ pub use facts::Facts;
 pub use rule::{Rule, RulePass};
 pub use run::{Failure, Pass, PassCx, PassError, PassReport, Runner};
 
-/// The pass of a name, if it needs no data; for tests, and for `--passes`.
-pub fn named(name: &str) -> Option<Box<dyn Pass>> {
-    let all = [
+/// All passes that are sets of rules.
+pub fn rule_passes() -> Vec<RulePass> {
+    vec![
         clean::CANON,
         fuse::LAYER_NORM,
         fuse::RMS_NORM,
@@ -38,9 +38,17 @@ pub fn named(name: &str) -> Option<Box<dyn Pass>> {
         fuse::pointwise::PASS,
         quant::passes::fold_qdq(),
         quant::passes::fold_quantize(),
-    ];
+    ]
+}
+
+/// The pass of a name, if it needs no data; for tests, and for `--passes`.
+pub fn named(name: &str) -> Option<Box<dyn Pass>> {
     if name == clean::Cse.name() {
         return Some(Box::new(clean::Cse));
     }
-    all.into_iter().find(|p| p.name == name).map(|p| Box::new(p) as Box<dyn Pass>)
+    let mut all = rule_passes().into_iter();
+    all.find(|p| p.name == name).map(|p| Box::new(p) as Box<dyn Pass>)
 }
+
+#[cfg(test)]
+mod tests;

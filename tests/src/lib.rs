@@ -8,6 +8,7 @@ pub mod choice;
 pub mod compare;
 pub mod generate;
 pub mod local;
+pub mod nodes;
 pub mod npz;
 pub mod runtime;
 

@@ -150,16 +150,16 @@ fn check(op: &Op, got: &Tensor, want: &Tensor, wide: bool) -> Result<()> {
     bail!("{strict}")
 }
 
-/// Runs the exposed graph and compares every visible value; the errors are sentences.
+/// Runs the exposed graph and compares every visible value; gives the operations that were compared.
 pub fn compare(
     exposed: &Graph,
     seen: &BTreeSet<NodeId>,
     cpu: &mut Cpu,
     inputs: &[(String, Tensor)],
-) -> Result<()> {
+) -> Result<Vec<&'static str>> {
     let (outputs, stored) = cpu.run_watched(inputs)?;
     let values = Values { graph: exposed, binding: bind(exposed, inputs)?, outputs, stored };
-    let mut known: BTreeMap<NodeId, Tensor> = BTreeMap::new();
+    let (mut known, mut compared) = (BTreeMap::<NodeId, Tensor>::new(), Vec::new());
     for (name, tensor) in inputs {
         let id = exposed.find(name).context("inputs have nodes")?;
         let quant = exposed.node(id).ty.quant.clone();
@@ -183,11 +183,12 @@ pub fn compare(
                 let op = node.op.mnemonic();
                 format!("{}: `{}` = {op} of {}", cpu.name(), node.name, operands.join(", "))
             })?;
+            compared.push(node.op.mnemonic());
             value = got;
         }
         known.insert(id, value);
     }
-    Ok(())
+    Ok(compared)
 }
 
 /// What a run of the backend showed.

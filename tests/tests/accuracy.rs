@@ -34,7 +34,6 @@ fn embeddings(target: TargetImage, windows: &[Batch]) -> Result<Vec<Vec<f32>>> {
 #[test]
 fn minilm_in_int8_keeps_its_embeddings() -> Result<()> {
     let float = real_model("minilm")?;
-    let calibration = text(&float, "minilm", "emma", 64, 128)?;
     let unseen = text(&float, "minilm", "persuasion", 16, 128)?;
     let level = levels()?.pop().context("a CPU level")?;
     let want = embeddings(quietly(|cx| pipeline::float_target(&float, cx))?, &unseen)?;
@@ -43,7 +42,7 @@ fn minilm_in_int8_keeps_its_embeddings() -> Result<()> {
     for method in [Method::Rtn, Method::Smoothquant, Method::Flattenquant] {
         let levels = vec![level.name().to_owned()];
         let settings = Settings { method, levels, ..Settings::default() };
-        let data = calibration.clone();
+        let data = text(&float, "minilm", "emma", 64, 128)?;
         let compiled = quietly(|cx| pipeline::compile(float.clone(), &settings, |_| Ok(data), cx))?;
         let share = compiled.choices.values();
         let share = share.map(|c| c.map.tail.len() as f64 / f64::from(c.map.base));

@@ -6,9 +6,9 @@ use anyhow::{Context, Result, bail, ensure};
 use fqc_interp::{Binding, Tensor, evaluate};
 use fqc_ir::Graph;
 use fqc_ir::text::{Blobs, parse, print, print_with_blobs};
-use fqc_passes::{Pass, Runner, named};
+use fqc_passes::{Pass, Runner, named, rule_passes};
 use fqc_tests::choice;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -93,8 +93,16 @@ fn compare(before: &[(String, Tensor)], after: &[(String, Tensor)], tolerance: f
     Ok(())
 }
 
-/// Runs one file; the text of the graph after the passes.
-fn run(text: &str) -> Result<(Header, String)> {
+/// What running one file gave.
+struct Ran {
+    unchanged: bool,
+    /// The text of the graph after the passes.
+    after: String,
+    /// The rules that matched.
+    rules: BTreeSet<&'static str>,
+}
+
+fn run(text: &str) -> Result<Ran> {
     let (head, body) = text.split_once("\n\n").context("an empty line after the header")?;
     let header = header(head)?;
     let mut graph = parse(body, &Blobs::new())?;
@@ -112,7 +120,8 @@ fn run(text: &str) -> Result<(Header, String)> {
     }
     let (text, blobs) = print_with_blobs(&graph);
     ensure!(print(&parse(&text, &blobs)?) == after, "the text does not read back");
-    Ok((header, after))
+    let rules = runner.reports().iter().flat_map(|r| r.counts.keys().copied()).collect();
+    Ok(Ran { unchanged: header.unchanged, after, rules })
 }
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -134,20 +143,25 @@ fn passes_do_what_their_files_say() -> Result<()> {
     settings.set_snapshot_path(&folder);
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
-    let mut faults = Vec::new();
+    let (mut faults, mut matched) = (Vec::new(), BTreeSet::new());
     for path in files(&folder)? {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&path)?;
         ensure!(text.lines().count() <= 60, "{name}: longer than 60 lines");
         match run(&text) {
-            Ok((header, after)) if !header.unchanged => {
-                settings.bind(|| insta::assert_snapshot!(name, after));
+            Ok(ran) => {
+                matched.extend(ran.rules);
+                if !ran.unchanged {
+                    settings.bind(|| insta::assert_snapshot!(name, ran.after));
+                }
             }
-            Ok(_) => {}
             Err(error) => faults.push(format!("{name}: {error:#}")),
         }
     }
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    for rule in rule_passes().iter().flat_map(|p| p.rules) {
+        ensure!(matched.contains(rule.name), "no file in which rule `{}` matches", rule.name);
+    }
     Ok(())
 }
 

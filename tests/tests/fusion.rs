@@ -31,8 +31,14 @@ const LLAMA: Counts = &[("rms_norm", 5), ("rope", 4), ("attention", 2), ("silu",
 /// The root is that of the embedding's length, at the end.
 const MINILM: Counts =
     &[("layer_norm", 13), ("attention", 6), ("gelu", 6), ("gemm", 24), ("sqrt", 1)];
-const SMOLLM2: Counts =
-    &[("rms_norm", 61), ("rope", 60), ("attention", 30), ("silu", 30), ("gemm", 121)];
+const SMOLLM2: Counts = &[
+    ("rms_norm", 61),
+    ("rope", 60),
+    ("attention", 30),
+    ("silu", 30),
+    ("gemm", 121),
+    ("broadcast", 0),
+];
 
 fn expected(name: &str) -> Option<Counts> {
     let families = [

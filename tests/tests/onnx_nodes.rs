@@ -4,11 +4,10 @@
 //! pass; and no case at all may panic or hang.
 
 use anyhow::{Context, Result, ensure};
-use fqc_import::{ImportError, ImportOptions, import, operators, read_tensor};
-use fqc_interp::{Tensor, evaluate};
+use fqc_import::{ImportError, operators};
+use fqc_interp::evaluate;
 use fqc_ir::verify::{Facts, render, verify};
-use fqc_ir::{Const, Elem, Graph};
-use fqc_tests::compare::{Tolerance, compare};
+use fqc_tests::nodes::{Case, NoCase, cases, list};
 use fqc_tests::repository;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -29,86 +28,16 @@ enum Outcome {
     Hang,
 }
 
-fn cases() -> PathBuf {
-    let cache = std::env::var_os("FQC_CACHE").map_or_else(|| repository(".cache"), PathBuf::from);
-    cache.join("onnx-node")
-}
-
-/// Lines of a list, without comments.
-fn list(name: &str) -> Result<Vec<String>> {
-    let path = repository("tests/onnx").join(name);
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read `{}`", path.display()))?;
-    let lines = text.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
-    Ok(lines.filter(|l| !l.is_empty()).map(str::to_owned).collect())
-}
-
-/// As ONNX's own runner compares; half floats carry three (bf16: two) digits.
-fn tolerance(elem: Elem) -> Tolerance {
-    match elem {
-        Elem::F32 | Elem::F64 => Tolerance::each(1e-5, 1e-3),
-        Elem::F16 => Tolerance::each(2e-3, 1e-2),
-        Elem::BF16 => Tolerance::each(1e-2, 2e-2),
-        _ => Tolerance::EXACT,
-    }
-}
-
-/// Imports; inputs that decide shapes become constants of the case's values.
-fn load(folder: &Path, inputs: &BTreeMap<String, Const>) -> Result<Graph, ImportError> {
-    let mut options = ImportOptions::default();
-    loop {
-        match import(&folder.join("model.onnx"), &options) {
-            Err(error) => {
-                let before = options.bind.len();
-                for name in &error.needs {
-                    let value = inputs.get(name).map(|c| (name.clone(), c.clone()));
-                    options.bind.extend(value);
-                }
-                if options.bind.len() == before {
-                    return Err(error);
-                }
-            }
-            done => return done,
-        }
-    }
-}
-
-/// The tensors of a case's files `input_0.pb`, `input_1.pb`, …
-fn tensors(set: &Path, kind: &str) -> Result<Vec<(String, Const)>> {
-    let mut out = Vec::new();
-    for i in 0.. {
-        let path = set.join(format!("{kind}_{i}.pb"));
-        let Ok(bytes) = std::fs::read(&path) else { break };
-        out.push(read_tensor(&bytes)?);
-    }
-    Ok(out)
-}
-
 fn run(folder: &Path) -> Outcome {
-    let set = folder.join("test_data_set_0");
-    let inputs: BTreeMap<_, _> = tensors(&set, "input").unwrap_or_default().into_iter().collect();
-    let graph = match load(folder, &inputs) {
-        Ok(graph) => graph,
-        Err(error) => return Outcome::Refused(error),
+    let case = match Case::load(folder) {
+        Ok(case) => case,
+        Err(NoCase::Refused(error)) => return Outcome::Refused(error),
+        Err(NoCase::Broken(error)) => return Outcome::Wrong(format!("{error:#}")),
     };
     let outputs = || -> Result<()> {
-        let sound = verify(&graph, Facts::default());
-        sound.map_err(|faults| anyhow::anyhow!("{}", render(&graph, &faults)))?;
-        let is_input = |name: &str| graph.inputs().iter().any(|&id| graph.node(id).name == *name);
-        let given: Vec<(String, Tensor)> = inputs
-            .iter()
-            .filter(|(name, _)| is_input(name))
-            .map(|(name, c)| (name.clone(), Tensor::from_const(c)))
-            .collect();
-        let got = evaluate(&graph, &given).map_err(|e| anyhow::anyhow!("{e}"))?;
-        let want = tensors(&set, "output")?;
-        ensure!(got.len() == want.len(), "{} outputs, want {}", got.len(), want.len());
-        for ((name, got), (_, want)) in got.iter().zip(&want) {
-            let want = Tensor::from_const(want);
-            compare(got, &want, tolerance(want.elem()))
-                .map_err(|e| anyhow::anyhow!("output `{name}`: {e}"))?;
-        }
-        Ok(())
+        let sound = verify(&case.graph, Facts::default());
+        sound.map_err(|faults| anyhow::anyhow!("{}", render(&case.graph, &faults)))?;
+        case.check(&evaluate(&case.graph, &case.inputs)?)
     };
     outputs().map_or_else(|e| Outcome::Wrong(format!("{e:#}")), |()| Outcome::Pass)
 }

@@ -9,7 +9,7 @@
 //! ```
 
 use crate::pattern::ty;
-use fqc_ir::{Dim, Graph, NodeId, Op, Patch, Shape, Value};
+use fqc_ir::{Graph, NodeId, Op, Patch, Shape, Value, dim};
 
 pub fn find(graph: &Graph, id: NodeId) -> Option<Patch> {
     let Op::Attention { .. } = graph.node(id).op else { return None };
@@ -39,9 +39,14 @@ fn repeated(graph: &Graph, id: NodeId) -> Option<(NodeId, Shape)> {
     let Op::Broadcast(wide) = &graph.node(copies).op else { return None };
     let groups = graph.operand(copies, 0)?;
     let narrow = &ty(graph, groups).shape;
-    let [b, g, r, t, d] = &wide[..] else { return None };
-    let once = [b.clone(), g.clone(), Dim::one(), t.clone(), d.clone()];
-    let all = [b.clone(), g.clone() * r.clone(), t.clone(), d.clone()];
-    (narrow[..] == once && to[..] == all)
-        .then(|| (groups, vec![b.clone(), g.clone(), t.clone(), d.clone()]))
+    let [b, heads, t, d] = &to[..] else { return None };
+    if narrow.len() != wide.len() {
+        return None;
+    }
+    let mut widened = (0..wide.len()).filter(|&axis| narrow[axis] != wide[axis]);
+    let axis = widened.next().filter(|_| widened.next().is_none())?;
+    let g = heads.exact_div(&wide[axis])?;
+    let once = dim::product(&wide[..axis]) == b.clone() * g.clone()
+        && dim::product(&wide[axis + 1..]) == t.clone() * d.clone();
+    once.then(|| (groups, vec![b.clone(), g, t.clone(), d.clone()]))
 }

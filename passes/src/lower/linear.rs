@@ -46,7 +46,10 @@ impl Lowering<'_> {
             let per_column = self.ty(operand).rank() == 1 && self.const_of(operand).is_some();
             extras.push(if per_column { Extra::PerColumn } else { Extra::PerElement });
         }
-        let in_one_step = !extras.contains(&Extra::PerElement);
+        // Per-element operands are indexed by column, which may be repeated; codes of four bits have
+        // another largest digit than the epilogue's.
+        let in_one_step =
+            !extras.contains(&Extra::PerElement) && out.is_none_or(|q| q.quant.bits == 8);
         // The source column of each result column, and for codes the digit it holds.
         let columns: Vec<Option<(usize, u32)>> = match out {
             Some(q) if in_one_step => code_columns(q, w.n),

@@ -18,6 +18,9 @@ pub struct Settings {
     pub betas: Vec<f32>,
     /// Extra channels at most, as a share of the channels.
     pub max_extra: f32,
+    /// Among choices whose error is at most this share above the least, the one with the fewest
+    /// extra channels wins: they cost time in every run.
+    pub tolerance: f32,
     /// Calibrated maxima are taken this much larger when copies are counted.
     pub headroom: f32,
     /// Multiple of the flattened width.
@@ -36,6 +39,7 @@ impl Default for Settings {
             alphas: vec![0.0, 0.15, 0.3, 0.4, 0.5, 0.6],
             betas: vec![0.25, 0.5, 0.75, 1.0, 1.3, 1.5, 2.0, 3.0],
             max_extra: 0.10,
+            tolerance: 0.15,
             headroom: 1.1,
             align: 64,
             flatten: true,
@@ -90,17 +94,17 @@ pub fn choose(stats: &ChannelStats, weights: &Weights, settings: &Settings) -> O
     if empty || !bounded(stats.absmax()) || !bounded(&weights.values) {
         return None;
     }
-    let mut best: Option<Choice> = None;
+    let mut choices = Vec::new();
     for &alpha in &settings.alphas {
         let trial = Trial::new(stats, weights, alpha, settings);
-        for candidate in trial.thresholds(settings) {
-            let choice = trial.evaluate(candidate, settings);
-            if best.as_ref().is_none_or(|b| choice.error < b.error) {
-                best = Some(choice);
-            }
-        }
+        let thresholds = trial.thresholds(settings);
+        choices.extend(thresholds.into_iter().map(|t| trial.evaluate(t, settings)));
     }
-    best
+    let least = choices.iter().map(|c| c.error).min_by(f64::total_cmp)?;
+    let enough = least * f64::from(1.0 + settings.tolerance);
+    choices.into_iter().filter(|c| c.error <= enough).min_by(|a, b| {
+        (a.map.tail.len().cmp(&b.map.tail.len())).then(a.error.total_cmp(&b.error))
+    })
 }
 
 /// One exponent: everything that does not depend on the threshold.
