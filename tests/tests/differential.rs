@@ -4,8 +4,9 @@
 use anyhow::{Context, Result, anyhow, ensure};
 use fqc_codegen::cpu::generate;
 use fqc_interp::{Tensor, evaluate};
-use fqc_ir::Graph;
+use fqc_ir::op::PadMode;
 use fqc_ir::testing::{random_graph, random_inputs};
+use fqc_ir::{Const, Dim, Graph, Op, Quant, Quantizer, Scale, Type};
 use fqc_passes::quant::passes::{fold_qdq, fold_quantize};
 use fqc_passes::{Runner, clean, fuse};
 use fqc_tests::compare::{Tolerance, report};
@@ -13,6 +14,7 @@ use fqc_tests::generate::Random;
 use fqc_tests::local::{Visible, compare, expose};
 use fqc_tests::runtime;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Of the random graphs, how many the backend must take.
 const SHARE_THAT_COMPILES: f64 = 0.98;
@@ -108,6 +110,52 @@ fn the_backend_agrees_with_the_interpreter() -> Result<()> {
     let share = agreed as f64 / all as f64;
     ensure!(share >= SHARE_THAT_COMPILES, "only {agreed} of {all} graphs compile");
     ensure!(operations.len() >= 40, "only {} operations were compared", operations.len());
+    Ok(())
+}
+
+/// What the random graphs do not have: symbolic axes that run backwards, padding that cuts off.
+#[test]
+fn reversed_axes_and_negative_padding() -> Result<()> {
+    let mut graph = Graph::new("edges");
+    let (b, s, one) = (Dim::sym("b"), Dim::sym("s"), Dim::one());
+    let shape = vec![b.clone(), s.clone(), Dim::from(4i64)];
+    let x = graph.add("x", Op::Input(Type::f32(shape.clone())), &[])?;
+    let ends = vec![b.clone() - one.clone(), s - one.clone(), Dim::from(3i64)];
+    let turned = Op::Slice { start: ends, len: shape.clone(), step: vec![-1, -1, -1] };
+    let turned = graph.add("turned", turned, &[x])?;
+    let mut len = shape;
+    len[2] = Dim::from(2i64);
+    let start = vec![Dim::zero(), Dim::zero(), Dim::from(3i64)];
+    let skipped = Op::Slice { start, len, step: vec![1, 1, -2] };
+    let skipped = graph.add("skipped", skipped, &[turned])?;
+    let fill = graph.add("fill", Op::Const(Const::f32(vec![], &[7.0])), &[])?;
+    let (before, after) =
+        (vec![one.clone(), b, Dim::from(-1i64)], vec![Dim::zero(), one, 1.into()]);
+    let padded = Op::Pad { before, after, mode: PadMode::Constant };
+    let padded = graph.add("padded", padded, &[skipped, fill])?;
+    graph.add_output("y", padded);
+    let mut random = Random::new(1);
+    for visible in [Visible::Needed, Visible::All] {
+        let (exposed, seen) = expose(&graph, visible, &mut random);
+        for mut cpu in runtime::cpu(&exposed)? {
+            for sizes in SIZES {
+                compare(&exposed, &seen, &mut cpu, &inputs(&exposed, sizes, 5)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn outputs_of_codes_are_refused() -> Result<()> {
+    let mut graph = Graph::new("codes");
+    let x = graph.add("x", Op::Input(Type::f32(vec![Dim::sym("b"), Dim::from(3i64)])), &[])?;
+    let quant = Quant { scale: Scale::Tensor(0.5), bits: 8, signed: true, flatten: None };
+    let quantizer = Arc::new(Quantizer::per_tensor(Arc::new(quant)));
+    let codes = graph.add("codes", Op::Quantize(quantizer), &[x])?;
+    graph.add_output("y", codes);
+    let error = runtime::lower(&graph).map(|_| ()).unwrap_err().to_string();
+    ensure!(error.starts_with("output `y` is quantised (i8["), "{error}");
     Ok(())
 }
 

@@ -303,6 +303,11 @@ pub fn pow<'c>(b: &Builder<'_, 'c>, x: Val<'c>, y: Val<'c>) -> Val<'c> {
     let ax = b.fabs(x);
     let magnitude = exp(b, b.fmul(y, log(b, ax)));
     let integral = b.fcmp(OEQ, b.floor(y), y);
+    // Powers of whole numbers are whole, and here near enough to be found by rounding.
+    let whole = b.and(b.fcmp(OEQ, b.floor(ax), ax), b.fcmp(OGE, y, c(0.0)));
+    let small = b.fcmp(OLT, magnitude, c(2f64.powi(38)));
+    let exact = b.and(b.and(whole, integral), small);
+    let magnitude = b.select(exact, b.roundeven(magnitude), magnitude);
     let half = b.fmul(y, c(0.5));
     let odd = b.and(integral, b.fcmp(ONE, b.floor(half), half));
     let signed = b.copysign(magnitude, x);
