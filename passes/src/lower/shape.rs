@@ -21,8 +21,8 @@ impl Lowering<'_> {
             Op::Broadcast(shape) => view::broadcast(&x, shape),
             Op::Slice { start, len, step } => self.slice(id, x, start, len, step),
             Op::Concat { axis } => return self.concat(id, operands, *axis),
-            Op::Pad { before, after, mode: PadMode::Constant } => {
-                self.pad_constant(id, operands, before, after);
+            Op::Pad { before, mode: PadMode::Constant, .. } => {
+                self.pad_constant(id, operands, before);
                 return Ok(());
             }
             Op::Pad { before, after, mode } => return self.pad(id, x, before, after, *mode),
@@ -72,28 +72,17 @@ impl Lowering<'_> {
         view::slice(&x, &first, &size, &done)
     }
 
-    /// The fill everywhere, then the part of x that is kept; negative padding cuts off.
-    fn pad_constant(&mut self, id: NodeId, operands: &[NodeId], before: &[Dim], after: &[Dim]) {
-        let (mut x, fill) = (self.value(operands[0]), self.value(operands[1]));
+    /// The fill everywhere, then x over it.
+    fn pad_constant(&mut self, id: NodeId, operands: &[NodeId], before: &[Dim]) {
+        let (x, fill) = (self.value(operands[0]), self.value(operands[1]));
         let result = self.result(id);
         let name = self.graph.node(id).name.clone();
         self.copy(&name, splat(&fill, &result.shape), result.clone());
         let mut target = result;
-        for (axis, (before, after)) in before.iter().zip(after).enumerate() {
-            let zero = Dim::zero();
-            let cut = (zero.clone() - before.clone()).larger(&zero);
-            let cut_after = (zero.clone() - after.clone()).larger(&zero);
-            let cuts = cut.clone() + cut_after;
-            let kept = match x.shape[axis].clone() {
-                whole if cuts == zero => whole,
-                whole => (whole - cuts).larger(&zero),
-            };
-            x = view::narrow(&x, axis, cut, kept.clone());
-            target = view::narrow(&target, axis, before.larger(&zero), kept);
+        for (axis, (start, len)) in before.iter().zip(&x.shape).enumerate() {
+            target = view::narrow(&target, axis, start.clone(), len.clone());
         }
-        if x.shape.iter().all(|d| d.as_const() != Some(0)) {
-            self.copy(&name, x, target);
-        }
+        self.copy(&name, x, target);
     }
 
     /// Edge, reflected and wrapped padding: a gather along each axis.

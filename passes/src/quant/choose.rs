@@ -1,9 +1,8 @@
 //! Smoothing factors and threshold of one group, by search. The measure is the expected squared error
 //! of the group's outputs, with the errors of different channels taken as independent:
-//! `Σ_j mean(e_j²) · ‖w_j‖²` for the activation, measured on the sampled rows, plus
-//! `mean(‖x‖²) · Σ_o s_w[o]² / 12` for weights rounded per output channel. Sources: smoothing as
-//! SmoothQuant's, threshold as Tukey's upper fence on the channel maxima (FlattenQuant's boxplot),
-//! both searched here.
+//! `Σ_j mean(e_j²) · ‖w_j‖²` for the activation plus `Σ_j mean(x_j²) · ‖w_j - q(w_j)‖²` for weights
+//! rounded per output channel, both over the sampled rows. Sources: smoothing as SmoothQuant's,
+//! threshold as Tukey's upper fence on the channel maxima (FlattenQuant's boxplot), both searched here.
 
 use super::stats::ChannelStats;
 use fqc_ir::quant::{FlattenMap, digit, q_max, wide_code};
@@ -36,7 +35,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            alphas: vec![0.0, 0.15, 0.3, 0.4, 0.5, 0.6],
+            alphas: vec![0.0, 0.15, 0.3, 0.4, 0.5],
             betas: vec![0.25, 0.5, 0.75, 1.0, 1.3, 1.5, 2.0, 3.0],
             max_extra: 0.10,
             tolerance: 0.15,
@@ -79,6 +78,9 @@ pub struct Weights {
     pub values: Vec<f32>,
 }
 
+/// Smoothing factors stay within this factor of their geometric mean.
+const FACTOR: f32 = 1e4;
+
 /// Activations or weights beyond this are not quantised; sums of them would overflow.
 const LARGEST: f32 = 1e18;
 
@@ -102,9 +104,10 @@ pub fn choose(stats: &ChannelStats, weights: &Weights, settings: &Settings) -> O
     }
     let least = choices.iter().map(|c| c.error).min_by(f64::total_cmp)?;
     let enough = least * f64::from(1.0 + settings.tolerance);
-    choices.into_iter().filter(|c| c.error <= enough).min_by(|a, b| {
-        (a.map.tail.len().cmp(&b.map.tail.len())).then(a.error.total_cmp(&b.error))
-    })
+    choices
+        .into_iter()
+        .filter(|c| c.error <= enough)
+        .min_by(|a, b| (a.map.tail.len().cmp(&b.map.tail.len())).then(a.error.total_cmp(&b.error)))
 }
 
 /// One exponent: everything that does not depend on the threshold.
@@ -138,22 +141,7 @@ impl<'a> Trial<'a> {
         let energy = |r: &[f32]| r.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
         let row_energy: Vec<f64> =
             rows.iter().zip(&smooth).map(|(r, s)| energy(r) * f64::from(*s).powi(2)).collect();
-        let mut column_max = vec![0.0f32; w.n];
-        for (row, s) in rows.iter().zip(&smooth) {
-            for (m, v) in column_max.iter_mut().zip(*row) {
-                *m = m.max((v * s).abs());
-            }
-        }
-        let q = f64::from(q_max(settings.weight_bits, true));
-        let steps: f64 = column_max.iter().map(|m| (f64::from(*m) / q).powi(2) / 12.0).sum();
-        let mut x_energy = 0.0;
-        let mut count = 0;
-        for row in stats.sample() {
-            let squares = row.iter().zip(&smooth).map(|(x, s)| f64::from(x / s).powi(2));
-            x_energy += squares.sum::<f64>();
-            count += 1;
-        }
-        let weight_error = steps * x_energy / f64::from(count.max(1));
+        let weight_error = weight_error(stats, &rows, &smooth, settings);
         let signed = !stats.non_negative();
         Trial { stats, alpha, smooth, maxima, row_energy, weight_error, signed }
     }
@@ -238,7 +226,40 @@ fn smoothing(maxima: &[f32], row_max: &[f32], alpha: f32) -> Vec<f32> {
         .collect();
     let logs: Vec<f32> = raw.iter().flatten().map(|s| s.ln()).collect();
     let mean = (logs.iter().sum::<f32>() / logs.len().max(1) as f32).exp();
-    raw.into_iter().map(|s| s.map_or(1.0, |s| s / mean)).collect()
+    let bounded = |s: f32| (s / mean).clamp(1.0 / FACTOR, FACTOR);
+    raw.into_iter().map(|s| s.map_or(1.0, bounded)).collect()
+}
+
+/// What rounding the weights, a scale for each column, costs: `Σ_j mean(x_j²) · ‖w_j - q(w_j)‖²`.
+fn weight_error(stats: &ChannelStats, rows: &[&[f32]], smooth: &[f32], settings: &Settings) -> f64 {
+    let q = q_max(settings.weight_bits, true) as f32;
+    let mut steps = vec![0.0f32; rows.first().map_or(0, |r| r.len())];
+    for (row, s) in rows.iter().zip(smooth) {
+        for (step, v) in steps.iter_mut().zip(*row) {
+            *step = step.max((v * s).abs() / q);
+        }
+    }
+    let inverse: Vec<f32> =
+        steps.iter().map(|s| if *s >= f32::MIN_POSITIVE { 1.0 / s } else { 0.0 }).collect();
+    let mut energy = vec![0.0f64; smooth.len()];
+    let mut count = 0u32;
+    for row in stats.sample() {
+        for ((e, x), s) in energy.iter_mut().zip(row).zip(smooth) {
+            *e += f64::from(x / s).powi(2);
+        }
+        count += 1;
+    }
+    let mut error = 0.0;
+    for ((row, s), energy) in rows.iter().zip(smooth).zip(&energy) {
+        let mut squares = 0.0f32;
+        for ((v, step), inverse) in row.iter().zip(&steps).zip(&inverse) {
+            let code = v * s * inverse;
+            let off = (code - code.round_ties_even()) * step;
+            squares += off * off;
+        }
+        error += f64::from(squares) * energy / f64::from(count.max(1));
+    }
+    error
 }
 
 /// First and third quartile, linearly interpolated.
