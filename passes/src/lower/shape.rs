@@ -5,6 +5,9 @@ use fqc_ir::op::PadMode;
 use fqc_ir::plan::{Kernel, View};
 use fqc_ir::{Const, Dim, NodeId, Op};
 
+/// No table of padding is longer than some of these.
+const LONGEST: i64 = 1 << 20;
+
 impl Lowering<'_> {
     pub(super) fn shape_op(&mut self, id: NodeId, operands: &[NodeId]) -> Lowered {
         let node = self.graph.node(id);
@@ -49,7 +52,6 @@ impl Lowering<'_> {
     /// A slice; axes that run backwards are copied, so that strides stay positive.
     fn slice(&mut self, id: NodeId, x: View, start: &[Dim], len: &[Dim], step: &[i64]) -> View {
         let backwards = |axis: &usize| step[*axis] < 0 && len[*axis].as_const() != Some(1);
-        let forward: Vec<i64> = step.iter().map(|s| s.abs()).collect();
         let (mut first, mut size, mut x) = (start.to_vec(), len.to_vec(), x);
         for axis in (0..len.len()).filter(backwards) {
             // The axis comes last in a copy, where its stride is a constant.
@@ -67,9 +69,9 @@ impl Lowering<'_> {
             x = view::transpose(&copy, &back);
             (first[axis], size[axis]) = (Dim::zero(), len[axis].clone());
         }
-        let done = (0..len.len()).map(|axis| if backwards(&axis) { 1 } else { forward[axis] });
-        let done: Vec<i64> = done.collect();
-        view::slice(&x, &first, &size, &done)
+        let forward = |axis: usize| if backwards(&axis) { 1 } else { step[axis].saturating_abs() };
+        let forward: Vec<i64> = (0..len.len()).map(forward).collect();
+        view::slice(&x, &first, &size, &forward)
     }
 
     /// The fill everywhere, then x over it.
@@ -100,7 +102,9 @@ impl Lowering<'_> {
                 continue;
             }
             let sizes = (before.as_const(), after.as_const(), x.shape[axis].as_const());
-            let (Some(before), Some(after), Some(size @ 1..)) = sizes else {
+            let (Some(before @ 0..=LONGEST), Some(after @ 0..=LONGEST), Some(size @ 1..=LONGEST)) =
+                sizes
+            else {
                 let (mode, size) = (mode.name(), &x.shape[axis]);
                 return Err(format!("pad mode `{mode}` along axis {axis} of size {size}"));
             };
