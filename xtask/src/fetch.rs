@@ -79,7 +79,7 @@ pub fn onnx_cases() -> Result<()> {
 /// A command that runs one of our Python scripts.
 pub fn tool(name: &str) -> Command {
     let mut command = Command::new(python());
-    command.arg(shell::root().join("tools").join(name));
+    command.arg(shell::root().join("xtask/tools").join(name));
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
@@ -223,6 +223,6 @@ fn only_file(folder: &Path, extension: &str) -> Result<PathBuf> {
 }
 
 fn script(name: &str) -> Result<String> {
-    let path = shell::root().join("tools").join(name);
+    let path = shell::root().join("xtask/tools").join(name);
     fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))
 }

@@ -22,7 +22,7 @@ usage: cargo xtask COMMAND
   golden [--bless]     outputs of ONNX Runtime for the test models; --bless renews the committed ones
   onnx-cases           renew tests/onnx/transformer-cases.txt
   peers [OPTION]...    benchmark beside ONNX Runtime and OpenVINO: --save, --no-fqc, and those of
-                       tools/bench_peers.py
+                       xtask/tools/bench_peers.py
   system               install the system packages that the build needs
 
 Everything fetched lies under .cache of the repository, or under $FQC_CACHE.

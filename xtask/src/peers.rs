@@ -5,7 +5,7 @@ use anyhow::Result;
 
 const PACKAGES: &[&str] = &["openvino==2026.4.1", "nncf==3.4.0"];
 
-/// Prepares the peers and benchmarks them: `--save` adds a line to bench/results.jsonl, `--no-fqc`
+/// Prepares the peers and benchmarks them: `--save` adds a line to tests/bench/results.jsonl, `--no-fqc`
 /// leaves fqc out, and everything else goes to the script.
 pub fn peers(options: &[&str]) -> Result<()> {
     fetch::fetch(&["minilm", "austen"])?;
@@ -20,7 +20,7 @@ pub fn peers(options: &[&str]) -> Result<()> {
     for option in options.iter().filter(|o| **o != "--no-fqc") {
         bench.arg(option);
         if *option == "--save" {
-            bench.arg(shell::root().join("bench/results.jsonl"));
+            bench.arg(shell::root().join("tests/bench/results.jsonl"));
         }
     }
     shell::run(&mut bench)
