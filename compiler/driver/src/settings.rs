@@ -62,7 +62,11 @@ impl Settings {
             Method::None | Method::Rtn => {
                 choose::Settings { alphas: vec![0.0], flatten: false, ..defaults }
             }
-            Method::Smoothquant => choose::Settings { flatten: false, ..defaults },
+            // Without copies for the large channels, more of them must go into the weights.
+            Method::Smoothquant => {
+                let alphas = (0..=9).map(|tenths| tenths as f32 / 10.0).collect();
+                choose::Settings { alphas, flatten: false, ..defaults }
+            }
             Method::Flattenquant => defaults,
         }
     }
