@@ -243,12 +243,12 @@ pub fn fill(rows: &[Vec<i64>], wanted: &[Wanted]) -> Result<Batch, Failure> {
     Ok(batch)
 }
 
-/// Made-up tokens below 1,000, the same every time; a stand-in where no data is at hand.
+/// Made-up tokens below 500, the same every time; a stand-in where no data is at hand.
 pub fn random(windows: usize, window: usize, wanted: &[Wanted]) -> Result<Vec<Batch>, Failure> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut token = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        ((state >> 33) % 1000) as i64
+        ((state >> 33) % 500) as i64
     };
     (0..windows).map(|_| fill(&[(0..window).map(|_| token()).collect()], wanted)).collect()
 }

@@ -180,7 +180,7 @@ fn inputs_of_wrong_shape_or_name() {
         path
     };
     let rank = put("rank.npz", "input_ids", &[2, 3, 4]);
-    expect(&w.fqc(&["run", text(&model), "--inputs", text(&rank)]), 7, "input_ids");
+    expect(&w.fqc(&["run", text(&model), "--inputs", text(&rank)]), 7, "attention_mask");
     let other = put("other.npz", "pixels", &[2, 3]);
     expect(&w.fqc(&["run", text(&model), "--inputs", text(&other)]), 7, "");
     let out = w.path("q.fqbin");
@@ -225,8 +225,9 @@ fn compiled_files_that_are_damaged_foreign_or_for_another_machine() {
     let mut flipped = whole.clone();
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
+    // The oldest reader that the file wants.
     let mut version = whole.clone();
-    version[8] = 0xff;
+    version[12] = 0xff;
     let cut = &whole[..whole.len() - 1];
     let files: [(&[u8], i32); 5] =
         [(b"", 3), (b"hello", 3), (cut, 3), (&flipped, 3), (&version, 5)];
