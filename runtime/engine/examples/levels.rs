@@ -3,7 +3,10 @@
 //!
 //! `cargo run --release -p fqrt --example levels -- model.fqbin 8 128 2` (rows, tokens, threads)
 
-use fqrt::{Level, Model, Options, Session, SessionOptions, TensorView, Trust, level_available};
+use fqrt::{
+    Level, Model, Options, Session, SessionOptions, TensorView, TensorViewMut, Trust,
+    level_available,
+};
 use std::path::Path;
 use std::time::Instant;
 
@@ -42,14 +45,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .collect();
         let mut session = Session::new(&model, SessionOptions::threads(threads.parse()?))?;
         let mut times: Vec<f64> = Vec::new();
-        let mut last = Vec::new();
+        let mut outputs = session.run(&inputs)?.into_vec();
         for _ in 0..20 {
+            let mut views: Vec<(&str, TensorViewMut<'_>)> =
+                outputs.iter_mut().map(|(name, t)| (name.as_str(), t.view_mut())).collect();
             let start = Instant::now();
-            let outputs = session.run(&inputs)?;
+            session.run_into(&inputs, &mut views)?;
             times.push(start.elapsed().as_secs_f64() * 1e3);
-            let tensors = outputs.iter().filter_map(|(_, t)| t.numbers::<f32>());
-            last = tensors.flatten().copied().collect();
         }
+        let tensors = outputs.iter().filter_map(|(_, t)| t.numbers::<f32>());
+        let last: Vec<f32> = tensors.flatten().copied().collect();
         times.sort_by(f64::total_cmp);
         let reference = first.get_or_insert_with(|| last.clone());
         let off = last.iter().zip(reference.iter()).map(|(a, b)| (a - b).abs());
