@@ -62,6 +62,7 @@ pub fn compile(
     data: impl FnOnce(&Graph) -> Result<Vec<Batch>, Failure>,
     cx: &mut Context<'_>,
 ) -> Result<Compiled, Failure> {
+    let levels = levels(settings)?;
     let mut graph = float.clone();
     let mut choices = Choices::default();
     if settings.method != Method::None {
@@ -75,7 +76,7 @@ pub fn compile(
     run(&mut graph, &fuse::fuse(), cx)?;
     run(&mut graph, &[Box::new(quant::fold_quantize())], cx)?;
     let plan = plan(&graph)?;
-    let target = generate(&plan, &levels(settings)?, cx)?;
+    let target = generate(&plan, &levels, cx)?;
     Ok(Compiled { target, plan, graph, choices, float })
 }
 

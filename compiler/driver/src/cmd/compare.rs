@@ -1,6 +1,6 @@
 //! `fqc compare`: how far a compiled model is from its float graph, per output and per layer.
 
-use super::{InputArgs, RunArgs, infer, load, model_inputs, print, print_json, quiet, views};
+use super::{InputArgs, RunArgs, load, model_inputs, print, print_json, quiet, views};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::metrics::{Distance, distance};
@@ -48,15 +48,14 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
 
     let mut wanted: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     let mut session = Session::new(&float, options.clone())?;
-    session.run_observed(&views(&batch), &mut |seen| {
+    let float_outputs = session.run_observed(&views(&batch), &mut |seen| {
         if seen.elem == fqbin::Elem::F32 {
             wanted.insert(seen.name.to_owned(), floats(seen.data));
         }
     })?;
-    let float_outputs = infer(&mut session, &batch)?;
     let mut session = Session::new(&compiled, options)?;
     let mut layers: Vec<(String, Distance)> = Vec::new();
-    session.run_observed(&views(&batch), &mut |seen| {
+    let outputs = session.run_observed(&views(&batch), &mut |seen| {
         if let Some(want) = wanted.get(seen.name)
             && seen.elem == fqbin::Elem::F32
             && want.len() * 4 == seen.data.len()
@@ -65,7 +64,6 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
             layers.push((seen.name.to_owned(), distance(&floats(seen.data), want, width)));
         }
     })?;
-    let outputs = infer(&mut session, &batch)?;
 
     let mut worst = 1.0f64;
     for (name, distance) in layers.iter().filter(|(n, _)| outputs.get(n).is_none()) {
