@@ -9,6 +9,7 @@ use fqc_codegen::cpu::build::{Builder, Code, Val};
 use fqc_codegen::cpu::exec::Mapped;
 use fqc_codegen::cpu::{Level, gemm};
 use fqc_ir::plan::{GemmInput, GemmOutput};
+use fqc_ir::expr::UnaryOp;
 use fqc_ir::{BinaryOp, Expr};
 use fqc_kernels::gemm::ROW_BLOCK;
 use fqc_kernels::{GemmDesc, Operand, Stride, pack};
@@ -46,15 +47,17 @@ fn main() {
             } else {
                 [GemmOutput::F32].as_slice()
             };
-            for &output in outputs {
-                let case = Case::new(level, shape, quantized, output);
+            let epilogues = if quantized { [false, true].as_slice() } else { &[false] };
+            for (&output, &gelu) in outputs.iter().flat_map(|o| epilogues.iter().map(move |g| (o, g))) {
+                let case = Case::new(level, shape, quantized, output, gelu);
                 let speeds = [1, 2].map(|threads| case.speed(threads, budget));
                 println!(
-                    "  {:>4} x {:>4} x {:>4} to {:6} {:7.0} GOP/s {:3.0} %   {:7.0} GOP/s {:3.0} %   \
+                    "  {:>4} x {:>4} x {:>4} {:4} to {:6} {:7.0} GOP/s {:3.0} %   {:7.0} GOP/s {:3.0} %   \
                      compiled in {:.0} ms",
                     shape.0,
                     shape.1,
                     shape.2,
+                    if gelu { "gelu" } else { "" },
                     if output == GemmOutput::F32 { "floats" } else { "codes" },
                     speeds[0],
                     100.0 * speeds[0] / peaks[0],
@@ -194,7 +197,10 @@ impl Case {
         (rows, k, n): (usize, usize, usize),
         quantized: bool,
         output: GemmOutput,
+        gelu: bool,
     ) -> Case {
+        let biased = Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::arg(1));
+        let epilogue = if gelu { Expr::unary(UnaryOp::Gelu, biased) } else { biased };
         let wide = if matches!(output, GemmOutput::Codes { .. }) { 1 } else { 4 };
         let desc = GemmDesc {
             n,
@@ -202,7 +208,7 @@ impl Case {
             depth: k,
             input: if quantized { GemmInput::Codes { signed: true } } else { GemmInput::F32 },
             row_stride: Stride::Const(k as i64),
-            epilogue: Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::arg(1)),
+            epilogue,
             operands: vec![Operand::PerColumn],
             output,
             out_stride: Stride::Const(n as i64),
@@ -215,19 +221,18 @@ impl Case {
         let compile_ms = begin.elapsed().as_secs_f64() * 1e3;
         let element = if quantized { 1 } else { 4 };
         let columns = pack::groups(n) * pack::GROUP;
-        let mut sizes = vec![rows * k * element, pack::packed_len(k, n) * element];
+        let noise = |size: usize| (0..size + 64).map(|i| (i * i % 61) as u8).collect::<Vec<u8>>();
+        let table = |value: f32| value.to_le_bytes().repeat(columns + 16);
+        let mut buffers = vec![noise(rows * k * element), noise(pack::packed_len(k, n) * element)];
         if quantized {
-            sizes.extend([columns * 4, columns * 4]);
+            // Results of about one.
+            buffers.extend([table(1e-3 / k as f32), table(0.0)]);
         }
-        sizes.push(columns * 4);
+        buffers.push(table(0.5));
         if wide == 1 {
-            sizes.extend([columns * 4, columns * 4]);
+            buffers.extend([table(60.0), table(0.0)]);
         }
-        sizes.push(rows * n * wide);
-        let buffers = sizes
-            .into_iter()
-            .map(|size| (0..size + 64).map(|i| (i * i % 61) as u8).collect())
-            .collect();
+        buffers.push(noise(rows * n * wide));
         Case { desc, blob, compile_ms, rows, buffers }
     }
 

@@ -556,9 +556,10 @@ impl<'m, 'c> Builder<'m, 'c> {
         }
     }
 
-    /// Asks for the cache line at `ptr` into L1 (`locality` 3) or L2 (2) for reading.
-    pub fn prefetch(&self, ptr: Val<'c>, locality: i32) {
-        let args = [ptr, self.i32c(0), self.i32c(locality), self.i32c(1)];
+    /// Asks for the cache line at `ptr` into the first level; nothing happens if it is not mapped.
+    pub fn prefetch(&self, ptr: Val<'c>) {
+        let (read, nearest, data) = (self.i32c(0), self.i32c(3), self.i32c(1));
+        let args = [ptr, read, nearest, data];
         self.call_void("llvm.prefetch", &[ptr.get_type()], &args);
     }
 

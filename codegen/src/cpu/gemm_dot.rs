@@ -41,6 +41,7 @@ impl<'c> Gemm<'_, '_, 'c> {
         b.if_else(
             is_full,
             || {
+                self.prefetch(at, full);
                 let left = self.left_row(at.row);
                 self.dot_run(at, Rows { left, tile: self.tile, count: full as u32 });
                 Vec::new()

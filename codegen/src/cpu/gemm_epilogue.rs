@@ -80,6 +80,33 @@ impl<'c> Gemm<'_, '_, 'c> {
         });
     }
 
+    /// Asks for the lines of memory that the epilogue of a full tile will touch; the inner products
+    /// hide the way there.
+    pub fn prefetch(&self, at: Tile<'c>, rows: i64) {
+        let b = self.b;
+        let out_bytes = if matches!(self.desc.output, GemmOutput::Codes { .. }) { 1 } else { 4 };
+        let out_stride = self.stride_bytes(self.desc.out_stride, out_bytes);
+        let out = b.offset(
+            self.rows_of(self.out, out_stride, at),
+            b.mul(at.panel, b.i64c(PANEL as i64 * out_bytes)),
+        );
+        let mut regions = vec![(out, out_stride, PANEL as i64 * out_bytes)];
+        for (&operand, &buffer) in self.desc.operands.iter().zip(&self.operands) {
+            if let Some(stride) = self.operand_stride(operand) {
+                let first = self.column_table(self.rows_of(buffer, stride, at), at.panel);
+                regions.push((first, stride, 4 * PANEL as i64));
+            }
+        }
+        for (first, stride, bytes) in regions {
+            for row in 0..rows {
+                let line = b.offset(first, b.mul(stride, b.i64c(row)));
+                for byte in (0..bytes).step_by(64) {
+                    b.prefetch(b.offset(line, b.i64c(byte)));
+                }
+            }
+        }
+    }
+
     /// The vectors that cover the columns of a tile.
     fn vectors(&self, at: Tile<'c>, lanes: u32) -> Vec<Lane<'c>> {
         let b = self.b;
