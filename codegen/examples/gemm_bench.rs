@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use fqc_codegen::cpu::build::{Builder, Code, Val};
 use fqc_codegen::cpu::exec::Mapped;
 use fqc_codegen::cpu::{Level, gemm};
-use fqc_ir::plan::{GemmInput, GemmOutput};
 use fqc_ir::expr::UnaryOp;
+use fqc_ir::plan::{GemmInput, GemmOutput};
 use fqc_ir::{BinaryOp, Expr};
 use fqc_kernels::gemm::ROW_BLOCK;
 use fqc_kernels::{GemmDesc, Operand, Stride, pack};
@@ -30,7 +30,7 @@ const SHAPES: [(usize, usize, usize); 8] = [
 fn main() {
     let mut args = std::env::args().skip(1);
     let level = args.next().unwrap_or_else(|| "avx512-vnni".to_owned());
-    let level = level.parse::<Level>().expect("a level: avx2, avx512-vnni or amx-int8");
+    let level = level.parse::<Level>().expect("a level");
     let seconds = args.next().map_or(0.3, |text| text.parse().expect("seconds"));
     let budget = Duration::from_secs_f64(seconds);
     for (name, quantized) in [("int8", true), ("f32", false)] {
@@ -48,7 +48,9 @@ fn main() {
                 [GemmOutput::F32].as_slice()
             };
             let epilogues = if quantized { [false, true].as_slice() } else { &[false] };
-            for (&output, &gelu) in outputs.iter().flat_map(|o| epilogues.iter().map(move |g| (o, g))) {
+            for (&output, &gelu) in
+                outputs.iter().flat_map(|o| epilogues.iter().map(move |g| (o, g)))
+            {
                 let case = Case::new(level, shape, quantized, output, gelu);
                 let speeds = [1, 2].map(|threads| case.speed(threads, budget));
                 println!(
@@ -108,7 +110,7 @@ fn peak(level: Level, quantized: bool, threads: usize, budget: Duration) -> f64 
     let tiles = quantized && level == Level::AmxInt8;
     let macs = match (quantized, level) {
         (true, Level::AmxInt8) => 16 * 16 * 64 * 4,
-        (true, Level::Avx512Vnni) => 64 * chains,
+        (true, Level::Avx512Vnni | Level::Avx512Bf16) => 64 * chains,
         (true, Level::Avx2) => 16 * chains,
         (false, _) => level.f32_lanes() as usize * chains,
     };

@@ -10,7 +10,7 @@ use fqc_ir::Expr;
 use fqc_ir::dim::Dim;
 use fqc_ir::expr::UnaryOp;
 use fqc_ir::plan::{
-    Buffer, BufferId, Kernel, NormKind, Place, Plan, Port, RowQuantize, Step, View,
+    Buffer, BufferId, Kernel, NormKind, Place, Plan, Port, Precision, RowQuantize, Step, View,
 };
 use fqc_ir::types::Elem;
 
@@ -126,7 +126,8 @@ fn cases() -> Vec<Case> {
         ("attention 32,12,16,32", 32, 16, 12, 32, false),
     ] {
         let qkv = (f, vec![b, s, h, d]);
-        let kernel = Kernel::Attention { scale: 0.2, causal, mask: true };
+        let precision = Precision::Bf16;
+        let kernel = Kernel::Attention { scale: 0.2, causal, mask: true, precision };
         let mut inputs = vec![qkv.clone(); 3];
         inputs.push((f, vec![b, 1, 1, s]));
         let view = move |i: usize, v: View| {
@@ -160,6 +161,9 @@ fn main() {
     let mut levels = vec![Level::Avx2];
     if std::arch::is_x86_feature_detected!("avx512vnni") {
         levels.push(Level::Avx512Vnni);
+    }
+    if std::arch::is_x86_feature_detected!("avx512bf16") {
+        levels.push(Level::Avx512Bf16);
     }
     for case in cases().iter().filter(|c| c.name.contains(&wanted)) {
         let image = generate(&case.plan, &levels).expect("the plan compiles");

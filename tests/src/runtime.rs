@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, anyhow};
 use fqbin::{Level, TargetImage};
 use fqc_interp::{Tensor, evaluate};
-use fqc_ir::plan::Plan;
+use fqc_ir::plan::{Plan, Precision};
 use fqc_ir::{Const, Elem, Graph};
 use fqc_passes::{Runner, clean, fuse};
 use fqrt::{Model, Session, SessionOptions, TensorView};
@@ -121,7 +121,7 @@ pub fn fused(graph: &Graph) -> Result<Graph> {
 
 /// The plan of a finished graph.
 pub fn lower(graph: &Graph) -> Result<Plan> {
-    fqc_passes::lower::lower(graph).map_err(|errors| {
+    fqc_passes::lower::lower(graph, Precision::F32).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow!(lines.join("\n"))
     })

@@ -3,10 +3,12 @@
 //! and values are read where they are, and only the block of queries is transposed.
 
 use fqc_ir::dim::{self, Dim};
-use fqc_ir::plan::{Step, View};
+use fqc_ir::plan::{Precision, Step, View};
 use fqc_ir::types::Elem;
+use inkwell::IntPredicate::EQ;
 
 use super::CpuError;
+use super::attention_bf16::SLACK;
 use super::attention_parts::Block;
 use super::build::{Builder, Val};
 use super::call::{Call, Spec, unsupported};
@@ -21,6 +23,7 @@ pub struct Attention {
     pub(super) scale: f32,
     pub(super) causal: bool,
     pub(super) mask: bool,
+    pub(super) precision: Precision,
     pub(super) heads: Size,
     pub(super) groups: Size,
     pub(super) queries: Size,
@@ -39,6 +42,7 @@ pub fn call(
     scale: f32,
     causal: bool,
     mask: bool,
+    precision: Precision,
     elems: &[Elem],
 ) -> Result<Call, CpuError> {
     let fail = |reason: &str| Err(unsupported(step, reason));
@@ -68,6 +72,8 @@ pub fn call(
         scale,
         causal,
         mask,
+        // Channels go in pairs there.
+        precision: if depth % 2 == 0 { precision } else { Precision::F32 },
         heads: sizes.one(&q.shape[1]),
         groups: sizes.one(&k.shape[1]),
         queries: sizes.one(&q.shape[2]),
@@ -80,12 +86,22 @@ pub fn call(
     let work = dim::product([&q.shape[0], &q.shape[1], &blocks]);
     let pairs = dim::product([&q.shape[0], &q.shape[1], &q.shape[2], &k.shape[2]]);
     let ops = pairs * Dim::from(2 * (depth + width));
-    let rows = k.shape[2].clone() + Dim::from(depth + 1);
-    let scratch = rows * Dim::from(QUERIES * 4);
+    let keys = &k.shape[2];
+    let rows = keys.clone() + Dim::from(depth + 1);
+    let mut scratch = rows * Dim::from(QUERIES * 4);
+    if kernel.precision == Precision::Bf16 {
+        let pairs = keys.ceil_div(2) * Dim::from(4 * width);
+        scratch = scratch + keys.clone() * Dim::from(2 * depth) + pairs + Dim::from(2 * SLACK);
+    }
     Ok(Call::new(Spec::Attention(kernel), sizes, work, 1, ops).with_scratch(scratch))
 }
 
 impl Attention {
+    /// Whether code of this level multiplies pairs of bf16.
+    pub(super) fn in_pairs(&self, b: &Builder<'_, '_>) -> bool {
+        self.precision == Precision::Bf16 && b.level().has_bf16()
+    }
+
     /// Emits the body.
     pub fn emit<'c>(&self, b: &Builder<'_, 'c>) {
         let (heads, queries, keys) = (self.heads.val(b), self.queries.val(b), self.keys.val(b));
@@ -115,7 +131,9 @@ impl Attention {
             } else {
                 keys
             };
-            let scores = b.i64c(QUERIES * (self.depth + 1));
+            let scores = b.index(b.scratch(), b.f32(), b.i64c(QUERIES * (self.depth + 1)));
+            let packed_keys = b.index(scores, b.f32(), b.mul(keys, b.i64c(QUERIES)));
+            let packed_bytes = b.add(b.mul(keys, b.i64c(2 * self.depth)), b.i64c(SLACK));
             let block = Block {
                 spec: self,
                 q: base(0, [batch, head, first]),
@@ -129,12 +147,25 @@ impl Attention {
                 out_stride: strides[3][2],
                 mask_strides: self.mask.then(|| [strides[4][2], strides[4][3]]),
                 rows,
+                keys,
                 visible,
                 limit: b.add(first, shift),
                 packed: b.scratch(),
                 inverse: b.index(b.scratch(), b.f32(), b.i64c(QUERIES * self.depth)),
-                scores: b.index(b.scratch(), b.f32(), scores),
+                scores,
+                packed_keys,
+                packed_values: b.offset(packed_keys, packed_bytes),
             };
+            if self.in_pairs(b) {
+                // Items of one group of heads follow each other and share its keys and values.
+                let is_first = |x: Val<'c>| b.icmp(EQ, x, zero);
+                let fresh = b.and(is_first(first), is_first(b.srem(head, share)));
+                let fresh = b.or(fresh, b.icmp(EQ, item, b.begin()));
+                b.when(fresh, || {
+                    block.pack_keys(b);
+                    block.pack_values(b);
+                });
+            }
             block.emit(b);
         });
     }

@@ -3,6 +3,7 @@
 use inkwell::IntPredicate::{SLE, SLT};
 
 use super::attention::{Attention, QUERIES};
+use super::attention_bf16;
 use super::build::{Builder, Val};
 use super::math;
 use super::spec::Size;
@@ -27,6 +28,8 @@ pub(super) struct Block<'s, 'c> {
     pub mask_strides: Option<[Val<'c>; 2]>,
     /// Queries of the block.
     pub rows: Val<'c>,
+    /// All keys of the head.
+    pub keys: Val<'c>,
     /// Keys that any query of the block sees.
     pub visible: Val<'c>,
     /// Last key that the first query sees, if causal.
@@ -35,6 +38,9 @@ pub(super) struct Block<'s, 'c> {
     pub packed: Val<'c>,
     pub inverse: Val<'c>,
     pub scores: Val<'c>,
+    /// Scratch of the kernel in pairs: keys and values of the head.
+    pub packed_keys: Val<'c>,
+    pub packed_values: Val<'c>,
 }
 
 impl<'c> Block<'_, 'c> {
@@ -61,7 +67,7 @@ impl<'c> Block<'_, 'c> {
     }
 
     /// Address of element `[row][column]` of a scratch matrix of [`QUERIES`] columns.
-    fn cell(&self, b: &Builder<'_, 'c>, of: Val<'c>, row: Val<'c>, column: i64) -> Val<'c> {
+    pub fn cell(&self, b: &Builder<'_, 'c>, of: Val<'c>, row: Val<'c>, column: i64) -> Val<'c> {
         let at = b.add(b.mul(row, b.i64c(QUERIES)), b.i64c(column));
         b.index(of, b.f32(), at)
     }
@@ -76,6 +82,9 @@ impl<'c> Block<'_, 'c> {
         let from = |row: i64| b.index(self.q, b.f32(), b.mul(self.row(b, row), self.query_stride));
         let depth = b.i64c(self.spec.depth);
         self.transpose(b, depth, self.packed, Some(self.spec.scale), &from);
+        if self.spec.in_pairs(b) {
+            self.pair_queries(b);
+        }
     }
 
     /// Writes `count` elements of each of the rows `from(i)` as columns of `to`.
@@ -180,17 +189,23 @@ impl<'c> Block<'_, 'c> {
     ) -> Vec<Val<'c>> {
         let lanes = b.level().f32_lanes();
         let ty = b.f32v(lanes);
+        let in_pairs = self.spec.in_pairs(b);
+        // A step is a channel or a pair of them; either has four bytes.
+        let (first_key, key_stride, steps) = if in_pairs {
+            (self.packed_keys, b.i64c(self.spec.depth / 2), self.spec.depth / 2)
+        } else {
+            (self.k, self.key_stride, self.spec.depth)
+        };
         let keys: Vec<Val<'c>> = (0..height)
             .map(|i| {
                 let key = b.add(key, b.i64c(i.into()));
-                b.index(self.k, b.f32(), b.mul(key, self.key_stride))
+                b.index(first_key, b.f32(), b.mul(key, key_stride))
             })
             .collect();
-        let unroll = if self.spec.depth % 4 == 0 { 4 } else { 1 };
+        let unroll = if steps % 4 == 0 { 4 } else { 1 };
         let vectors = largest.len() as u32;
         let sums = vec![b.zero(ty); (height * vectors) as usize];
-        let depth = b.i64c(self.spec.depth);
-        let sums = b.for_carried(b.i64c(0), depth, unroll, &sums, |d, sums| {
+        let sums = b.for_carried(b.i64c(0), b.i64c(steps), unroll, &sums, |d, sums| {
             let mut sums = sums.to_vec();
             for u in 0..unroll {
                 let d = b.add(d, b.i64c(u));
@@ -204,7 +219,7 @@ impl<'c> Block<'_, 'c> {
                     let x = b.splat(b.load(b.f32(), b.index(row, b.f32(), d), 4), lanes);
                     for (v, &q) in queries.iter().enumerate() {
                         let at = i * vectors as usize + v;
-                        sums[at] = b.fma(x, q, sums[at]);
+                        sums[at] = self.multiply_add(b, x, q, sums[at]);
                     }
                 }
             }
@@ -223,6 +238,11 @@ impl<'c> Block<'_, 'c> {
             }
         }
         largest
+    }
+
+    /// `sum + x * y`, or for pairs `sum` and both products.
+    fn multiply_add(&self, b: &Builder<'_, 'c>, x: Val<'c>, y: Val<'c>, sum: Val<'c>) -> Val<'c> {
+        if self.spec.in_pairs(b) { attention_bf16::dot(b, sum, x, y) } else { b.fma(x, y, sum) }
     }
 
     /// A vector of scores with the mask added and what is hidden set to -inf.
@@ -271,17 +291,34 @@ impl<'c> Block<'_, 'c> {
                 *largest = b.select(*blind, b.zero(ty), *largest);
             }
         }
+        let exponential = |v: usize, key: Val<'c>| {
+            let at = self.cell(b, self.scores, key, column(v));
+            math::exp(b, b.fsub(b.load(ty, at, 4), largest[v]))
+        };
+        let in_pairs = self.spec.in_pairs(b);
+        // Keys of a step: in pairs they end in the rows of half their number.
+        let step = |key: Val<'c>, count: usize, sums: &[Val<'c>]| -> Vec<Val<'c>> {
+            let add = |(v, &sum): (usize, &Val<'c>)| {
+                let first = exponential(v, key);
+                if !in_pairs {
+                    b.store(first, self.cell(b, self.scores, key, column(v)), 4);
+                    return b.fadd(sum, first);
+                }
+                let second =
+                    if count > 1 { exponential(v, b.add(key, b.i64c(1))) } else { b.zero(ty) };
+                let to = self.cell(b, self.scores, b.ashr(key, b.i64c(1)), column(v));
+                b.store(attention_bf16::pair(b, first, second), to, 4);
+                b.fadd(b.fadd(sum, first), second)
+            };
+            sums.iter().enumerate().map(add).collect()
+        };
         let sums = vec![b.zero(ty); largest.len()];
-        let sums = b.for_carried(b.i64c(0), self.visible, 1, &sums, |key, sums| {
-            let mut next = Vec::with_capacity(sums.len());
-            for (v, &sum) in sums.iter().enumerate() {
-                let at = self.cell(b, self.scores, key, column(v));
-                let e = math::exp(b, b.fsub(b.load(ty, at, 4), largest[v]));
-                b.store(e, at, 4);
-                next.push(b.fadd(sum, e));
-            }
-            next
+        let count = if in_pairs { 2 } else { 1 };
+        let whole = b.and(self.visible, b.i64c(-count));
+        let sums = b.for_carried(b.i64c(0), whole, count, &sums, |key, sums| {
+            step(key, count as usize, sums)
         });
+        let sums = b.for_carried(whole, self.visible, 1, &sums, |key, sums| step(key, 1, sums));
         for (v, &sum) in sums.iter().enumerate() {
             let mut inverse = b.fdiv(b.fconst(ty, 1.0), sum);
             if let Some(blind) = blind[v] {
@@ -318,8 +355,16 @@ impl<'c> Block<'_, 'c> {
             .collect();
         let place = |v: usize| b.i64c(first + v as i64 * i64::from(lanes));
         let sums = vec![b.zero(ty); (height * vectors) as usize];
-        let sums = b.for_carried(b.i64c(0), self.visible, 1, &sums, |key, sums| {
-            let from = b.index(self.v, b.f32(), b.mul(key, self.value_stride));
+        let in_pairs = self.spec.in_pairs(b);
+        // A step is a key or a pair of them; either has a row of four-byte elements.
+        let (first_value, value_stride, steps) = if in_pairs {
+            let pairs = b.ashr(b.add(self.visible, b.i64c(1)), b.i64c(1));
+            (self.packed_values, b.i64c(self.spec.width), pairs)
+        } else {
+            (self.v, self.value_stride, self.visible)
+        };
+        let sums = b.for_carried(b.i64c(0), steps, 1, &sums, |key, sums| {
+            let from = b.index(first_value, b.f32(), b.mul(key, value_stride));
             let values: Vec<Val<'c>> = masks
                 .iter()
                 .enumerate()
@@ -338,7 +383,7 @@ impl<'c> Block<'_, 'c> {
                 let weight = b.splat(b.load(b.f32(), at, 4), lanes);
                 for (v, &value) in values.iter().enumerate() {
                     let at = (i * vectors) as usize + v;
-                    next.push(b.fma(weight, value, sums[at]));
+                    next.push(self.multiply_add(b, weight, value, sums[at]));
                 }
             }
             next

@@ -105,8 +105,8 @@ impl Call {
                 norm::call(step, *kind, *epsilon, *float, quantize.as_ref(), &elems)
             }
             Kernel::Quantize { expr, quantize } => quantize::call(step, expr, quantize, &elems),
-            Kernel::Attention { scale, causal, mask } => {
-                attention::call(step, *scale, *causal, *mask, &elems)
+            Kernel::Attention { scale, causal, mask, precision } => {
+                attention::call(step, *scale, *causal, *mask, *precision, &elems)
             }
             Kernel::Gather { axis, index_rank } => gather::call(step, *axis, *index_rank, &elems),
             Kernel::GatherElements { axis } => gather::elements_call(step, *axis, &elems),

@@ -36,15 +36,19 @@ pub fn available(level: Level) -> bool {
     match level {
         Level::Avx2 => avx2,
         Level::Avx512Vnni => avx2 && avx512(),
-        Level::AmxInt8 => avx2 && avx512() && has_amx() && tiles_permitted(),
+        Level::Avx512Bf16 => avx2 && avx512() && has_bf16(),
+        Level::AmxInt8 => avx2 && avx512() && has_bf16() && has_amx() && tiles_permitted(),
     }
 }
 
-/// AMX-TILE, AMX-INT8 and AMX-BF16, and AVX-512 BF16 beside them.
+fn has_bf16() -> bool {
+    std::arch::is_x86_feature_detected!("avx512bf16")
+}
+
+/// AMX-TILE, AMX-INT8 and AMX-BF16.
 fn has_amx() -> bool {
     const TILE_INT8_BF16: u32 = 1 << 24 | 1 << 25 | 1 << 22;
     __cpuid_count(7, 0).edx & TILE_INT8_BF16 == TILE_INT8_BF16
-        && std::arch::is_x86_feature_detected!("avx512bf16")
 }
 
 /// Asks Linux for tile data (`arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`).

@@ -1,6 +1,7 @@
 //! Code generation for the CPU: LLVM through inkwell, one flat blob of machine code a level.
 
 mod attention;
+mod attention_bf16;
 mod attention_parts;
 pub mod build;
 mod call;

@@ -16,7 +16,7 @@ use super::CpuError;
 pub fn llvm_cpu(level: Level) -> &'static str {
     match level {
         Level::Avx2 => "x86-64-v3",
-        Level::Avx512Vnni | Level::AmxInt8 => "x86-64-v4",
+        Level::Avx512Vnni | Level::Avx512Bf16 | Level::AmxInt8 => "x86-64-v4",
     }
 }
 
@@ -27,6 +27,10 @@ pub fn llvm_features(level: Level) -> &'static str {
         Level::Avx512Vnni => {
             "+avx2,+fma,+f16c,+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl,+avx512vnni,\
              +fast-variable-perlane-shuffle"
+        }
+        Level::Avx512Bf16 => {
+            "+avx2,+fma,+f16c,+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl,+avx512vnni,\
+             +avx512bf16,+fast-variable-perlane-shuffle"
         }
         Level::AmxInt8 => {
             "+avx2,+fma,+f16c,+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl,+avx512vnni,\

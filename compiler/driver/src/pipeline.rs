@@ -10,7 +10,7 @@ use crate::settings::{Method, Settings};
 use fqbin::{Level, TargetImage};
 use fqc_import::ImportOptions;
 use fqc_ir::Graph;
-use fqc_ir::plan::Plan;
+use fqc_ir::plan::{Plan, Precision};
 use fqc_passes::lower::{LowerError, lower};
 use fqc_passes::quant::insert_qdq::Granularity;
 use fqc_passes::quant::passes::{self as quant, Choices};
@@ -75,7 +75,7 @@ pub fn compile(
     }
     run(&mut graph, &fuse::fuse(), cx)?;
     run(&mut graph, &[Box::new(quant::fold_quantize())], cx)?;
-    let plan = plan(&graph)?;
+    let plan = plan(&graph, settings.precision())?;
     let target = generate(&plan, &levels, cx)?;
     Ok(Compiled { target, plan, graph, choices, float })
 }
@@ -108,7 +108,7 @@ pub fn float_target(float: &Graph, cx: &mut Context<'_>) -> Result<TargetImage, 
     let mut graph = float.clone();
     run(&mut graph, &fuse::fuse(), cx)?;
     let level = forced_level()?.or_else(fqrt::best_level).ok_or_else(no_level)?;
-    generate(&plan(&graph)?, &[level], cx)
+    generate(&plan(&graph, Precision::F32)?, &[level], cx)
 }
 
 /// The level that `FQC_CPU_LEVEL` forces.
@@ -152,8 +152,8 @@ pub fn run(
 }
 
 /// The plan of a finished graph.
-pub fn plan(graph: &Graph) -> Result<Plan, Failure> {
-    lower(graph).map_err(|errors: Vec<LowerError>| {
+pub fn plan(graph: &Graph, precision: Precision) -> Result<Plan, Failure> {
+    lower(graph, precision).map_err(|errors: Vec<LowerError>| {
         let lines: Vec<String> = errors.iter().map(LowerError::to_string).collect();
         let lines = lines.join("\n");
         match errors.iter().any(|e| matches!(e, LowerError::Faulty(_))) {

@@ -1,6 +1,8 @@
 //! What a compilation does, resolved: from the command line, and recorded in the file's manifest.
 
 use crate::exit::Failure;
+use fqbin::Level;
+use fqc_ir::plan::Precision;
 use fqc_passes::quant::choose;
 use fqc_passes::quant::groups::Heads;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,15 @@ pub enum Method {
     Flattenquant,
 }
 
+/// What products that stay float are computed in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Float {
+    F32,
+    /// Operands rounded to bf16 where the processor has instructions for it; sums stay f32.
+    Bf16,
+}
+
 /// Everything that decides the bytes of the result, but for the model and the data.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -33,16 +44,19 @@ pub struct Settings {
     pub quantize_head: bool,
     /// Whether each weight has one scale instead of one for each output channel.
     pub per_tensor_weights: bool,
+    /// Products that stay float; by default f32 if all of the model does, else bf16.
+    pub float: Option<Float>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Settings {
             method: Method::Flattenquant,
-            levels: ["avx2", "avx512-vnni", "amx-int8"].map(str::to_owned).into(),
+            levels: Level::ALL.map(|level| level.name().to_owned()).into(),
             max_extra: 0.10,
             quantize_head: false,
             per_tensor_weights: false,
+            float: None,
         }
     }
 }
@@ -68,6 +82,14 @@ impl Settings {
                 choose::Settings { alphas, flatten: false, ..defaults }
             }
             Method::Flattenquant => defaults,
+        }
+    }
+
+    /// How exact the operands of float products have to be.
+    pub fn precision(&self) -> Precision {
+        match (self.float, self.method) {
+            (Some(Float::F32), _) | (None, Method::None) => Precision::F32,
+            (Some(Float::Bf16), _) | (None, _) => Precision::Bf16,
         }
     }
 

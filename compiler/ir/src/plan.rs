@@ -128,6 +128,24 @@ pub struct RowQuantize {
     pub padded: usize,
 }
 
+/// How exact the operands of a product of floats have to be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Precision {
+    #[default]
+    F32,
+    /// They may be rounded to bf16, where that is faster; sums stay f32.
+    Bf16,
+}
+
+impl Precision {
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+}
+
 /// The kernel families.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Kernel {
@@ -174,6 +192,7 @@ pub enum Kernel {
         scale: f32,
         causal: bool,
         mask: bool,
+        precision: Precision,
     },
     /// Arguments data \[pre.., n, post..\], indices \[idx..\]; result \[pre.., idx.., post..\]; `axis` is
     /// the number of pre axes, `index_rank` that of index axes.

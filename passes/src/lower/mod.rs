@@ -9,7 +9,7 @@ mod shape;
 pub mod view;
 
 use fqc_ir::expr::Literal;
-use fqc_ir::plan::{Buffer, BufferId, Kernel, Place, Plan, Port, Step, View};
+use fqc_ir::plan::{Buffer, BufferId, Kernel, Place, Plan, Port, Precision, Step, View};
 use fqc_ir::{BinaryOp, Const, Dim, Elem, Expr, Graph, NodeId, Op, Shape, Type};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,8 +48,8 @@ impl std::error::Error for LowerError {}
 type Lowered = Result<(), String>;
 
 /// The plan of a graph, verified; every node without a kernel is reported.
-pub fn lower(graph: &Graph) -> Result<Plan, Vec<LowerError>> {
-    let mut lowering = Lowering::new(graph);
+pub fn lower(graph: &Graph, precision: Precision) -> Result<Plan, Vec<LowerError>> {
+    let mut lowering = Lowering::new(graph, precision);
     let mut errors = Vec::new();
     for (name, id) in graph.outputs() {
         let ty = &graph.node(*id).ty;
@@ -80,6 +80,7 @@ pub fn lower(graph: &Graph) -> Result<Plan, Vec<LowerError>> {
 
 struct Lowering<'g> {
     graph: &'g Graph,
+    precision: Precision,
     plan: Plan,
     /// Where the value of each lowered node is.
     values: BTreeMap<NodeId, View>,
@@ -88,7 +89,7 @@ struct Lowering<'g> {
 }
 
 impl<'g> Lowering<'g> {
-    fn new(graph: &'g Graph) -> Self {
+    fn new(graph: &'g Graph, precision: Precision) -> Self {
         let plan = Plan {
             name: graph.name.clone(),
             limits: graph.limits().cloned().collect(),
@@ -98,7 +99,8 @@ impl<'g> Lowering<'g> {
         for (i, (_, id)) in graph.outputs().iter().enumerate() {
             free_outputs.entry(*id).or_insert(i);
         }
-        let mut lowering = Lowering { graph, plan, values: BTreeMap::new(), free_outputs };
+        let mut lowering =
+            Lowering { graph, precision, plan, values: BTreeMap::new(), free_outputs };
         for (i, &id) in graph.inputs().iter().enumerate() {
             let node = graph.node(id);
             let (elem, shape) = (node.ty.elem, node.ty.shape.clone());

@@ -231,7 +231,8 @@ impl Lowering<'_> {
             self.values.insert(id, result.clone());
             result
         };
-        let kernel = Kernel::Attention { scale, causal, mask: operands.len() > 3 };
+        let (mask, precision) = (operands.len() > 3, self.precision);
+        let kernel = Kernel::Attention { scale, causal, mask, precision };
         let name = self.graph.node(id).name.clone();
         self.step(&name, kernel, args, vec![result]);
         Ok(())

@@ -12,7 +12,9 @@ pub enum Level {
     Avx2,
     /// AVX-512 F, BW, CD, DQ, VL and VNNI.
     Avx512Vnni,
-    /// The AVX-512 level plus AMX tiles with INT8 and BF16, and AVX-512 BF16.
+    /// The level before it plus AVX-512 BF16.
+    Avx512Bf16,
+    /// The level before it plus AMX tiles with INT8 and BF16.
     AmxInt8,
 }
 
@@ -24,6 +26,11 @@ const AVX512: &[&str] = &[
     "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni",
 ];
 #[rustfmt::skip]
+const BF16: &[&str] = &[
+    "sse4.2", "popcnt", "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "lzcnt", "movbe",
+    "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16",
+];
+#[rustfmt::skip]
 const AMX: &[&str] = &[
     "sse4.2", "popcnt", "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "lzcnt", "movbe",
     "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni",
@@ -31,7 +38,7 @@ const AMX: &[&str] = &[
 ];
 
 impl Level {
-    pub const ALL: [Level; 3] = [Level::Avx2, Level::Avx512Vnni, Level::AmxInt8];
+    pub const ALL: [Level; 4] = [Level::Avx2, Level::Avx512Vnni, Level::Avx512Bf16, Level::AmxInt8];
 
     /// Name of the environment variable that [`Level::from_env`] reads.
     pub const ENV: &str = "FQC_CPU_LEVEL";
@@ -40,6 +47,7 @@ impl Level {
         match self {
             Level::Avx2 => "avx2",
             Level::Avx512Vnni => "avx512-vnni",
+            Level::Avx512Bf16 => "avx512-bf16",
             Level::AmxInt8 => "amx-int8",
         }
     }
@@ -49,6 +57,7 @@ impl Level {
         match self {
             Level::Avx2 => AVX2,
             Level::Avx512Vnni => AVX512,
+            Level::Avx512Bf16 => BF16,
             Level::AmxInt8 => AMX,
         }
     }
@@ -56,6 +65,11 @@ impl Level {
     /// Whether 512-bit vectors are native.
     pub fn has_avx512(self) -> bool {
         self >= Level::Avx512Vnni
+    }
+
+    /// Whether pairs of bf16 are multiplied and added in one instruction.
+    pub fn has_bf16(self) -> bool {
+        self >= Level::Avx512Bf16
     }
 
     /// Lanes of a native f32 vector.
@@ -84,7 +98,8 @@ impl FromStr for Level {
 
     fn from_str(name: &str) -> Result<Level, String> {
         Level::ALL.into_iter().find(|l| l.name() == name).ok_or_else(|| {
-            format!("no CPU level is named `{name}`; use `avx2`, `avx512-vnni` or `amx-int8`")
+            let names = Level::ALL.map(|level| format!("`{level}`")).join(", ");
+            format!("no CPU level is named `{name}`; there are {names}")
         })
     }
 }
@@ -99,6 +114,6 @@ mod tests {
             assert_eq!(level.name().parse(), Ok(level));
         }
         assert!("sse2".parse::<Level>().unwrap_err().contains("avx512-vnni"));
-        assert!(AVX512.starts_with(AVX2) && AMX.starts_with(AVX512));
+        assert!([AVX2, AVX512, BF16, AMX].is_sorted_by(|a, b| b.starts_with(a)));
     }
 }

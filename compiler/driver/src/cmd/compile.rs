@@ -9,7 +9,7 @@ use crate::key;
 use crate::pipeline::{self, Context};
 use crate::progress::Verbosity;
 use crate::report::Report;
-use crate::settings::{Method, Settings};
+use crate::settings::{Float, Method, Settings};
 use fqbin::Image;
 use fqc_ir::{Graph, text};
 use std::path::PathBuf;
@@ -55,7 +55,10 @@ pub struct Args {
     /// One scale for each weight instead of one for each output channel
     #[arg(long)]
     pub per_tensor_weights: bool,
-    /// CPU levels to generate code for [default: avx2,avx512-vnni,amx-int8]
+    /// Products that stay float [default: bf16; f32 with `--method none`]
+    #[arg(long, value_enum)]
+    pub float: Option<Float>,
+    /// CPU levels to generate code for [default: avx2,avx512-vnni,avx512-bf16,amx-int8]
     #[arg(long, value_delimiter = ',')]
     pub levels: Option<Vec<String>>,
     /// Threads for calibration; all processors by default
@@ -151,6 +154,7 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
     }
     settings.quantize_head |= args.quantize_head;
     settings.per_tensor_weights |= args.per_tensor_weights;
+    settings.float = args.float.or(settings.float);
     if !(0.0..=4.0).contains(&settings.max_extra) {
         return Err(Failure::usage("`--max-extra` is a percentage from 0 to 400"));
     }

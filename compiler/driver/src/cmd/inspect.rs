@@ -5,6 +5,7 @@ use crate::exit::{Exit, Failure, file_failure};
 use crate::interrupt::Interrupt;
 use crate::pipeline::{self, Context};
 use fqbin::File;
+use fqc_ir::plan::Precision;
 use fqc_ir::{Graph, text};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -49,7 +50,7 @@ fn graph(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     let mut graph = pipeline::import(&args.file, &mut cx)?;
     if args.plan {
         pipeline::run(&mut graph, &fqc_passes::fuse::fuse(), &mut cx)?;
-        return print(&text::print_plan(&pipeline::plan(&graph)?));
+        return print(&text::print_plan(&pipeline::plan(&graph, Precision::F32)?));
     }
     drop(cx);
     if args.print_after.is_none() {

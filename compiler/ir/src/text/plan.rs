@@ -122,10 +122,11 @@ fn kernel_attrs(kernel: &Kernel) -> Vec<(&'static str, String)> {
         Kernel::Quantize { expr, quantize } => {
             vec![("expr", expr.to_string()), ("quantize", quantize_attr(quantize))]
         }
-        Kernel::Attention { scale, causal, mask } => vec![
+        Kernel::Attention { scale, causal, mask, precision } => vec![
             ("scale", format!("{scale:?}")),
             ("causal", causal.to_string()),
             ("mask", mask.to_string()),
+            ("precision", precision.name().into()),
         ],
         Kernel::Gather { axis, index_rank } => {
             vec![("axis", axis.to_string()), ("index_rank", index_rank.to_string())]
