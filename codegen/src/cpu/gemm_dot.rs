@@ -121,10 +121,11 @@ impl<'c> Gemm<'_, '_, 'c> {
         }
         let pointers = self.row_pointers(rows);
         let step = UNROLL * DOT as i64;
-        let sums = b.for_carried(b.i64c(0), b.i64c(self.depth()), step, &init, |k, carried| {
+        let depth = self.desc.depth.next_multiple_of(DOT) as i64;
+        let advance = |k: Val<'c>, dots: i64, carried: &[Val<'c>]| {
             let mut sums = carried.to_vec();
             let line = b.offset(weight, b.mul(k, b.i64c(GROUP as i64)));
-            for u in 0..UNROLL {
+            for u in 0..dots {
                 let lines: Vec<_> = (0..i64::from(groups))
                     .map(|g| {
                         let at = b.i64c(g * self.group_bytes() + 64 * u);
@@ -144,7 +145,11 @@ impl<'c> Gemm<'_, '_, 'c> {
                 }
             }
             sums
-        });
+        };
+        let whole = depth - depth % step;
+        let sums = b
+            .for_carried(b.i64c(0), b.i64c(whole), step, &init, |k, sums| advance(k, UNROLL, sums));
+        let sums = advance(b.i64c(whole), (depth - whole) / DOT as i64, &sums);
         let one = (rows.count * groups) as usize;
         for i in 0..one {
             let sum = (1..splits as usize).fold(sums[i], |sum, s| b.add(sum, sums[s * one + i]));
