@@ -12,6 +12,7 @@ use fqc_import::ImportOptions;
 use fqc_ir::Graph;
 use fqc_ir::plan::Plan;
 use fqc_passes::lower::{LowerError, lower};
+use fqc_passes::quant::groups::Group;
 use fqc_passes::quant::insert_qdq::Granularity;
 use fqc_passes::quant::passes::{self as quant, Choices};
 use fqc_passes::{Pass, Runner, clean, fuse};
@@ -68,8 +69,10 @@ pub fn compile(
     if settings.method != Method::None {
         let batches = data(&float)?;
         let statistics = calibrate::run(&float, settings.heads(), &batches, cx)?;
+        let widths = |group: &Group| settings.widths(&float, group);
+        let search = settings.search();
         choices =
-            Arc::new(quant::choose_all(&graph, settings.heads(), &statistics, &settings.search()));
+            Arc::new(quant::choose_all(&graph, settings.heads(), &statistics, widths, &search));
         run(&mut graph, &exact(&choices, settings), cx)?;
         run(&mut graph, &rounding(&choices, settings), cx)?;
     }
@@ -93,12 +96,7 @@ pub fn rounding(choices: &Choices, settings: &Settings) -> Vec<Box<dyn Pass>> {
     let granularity =
         if settings.per_tensor_weights { Granularity::PerTensor } else { Granularity::PerChannel };
     vec![
-        Box::new(quant::InsertQdq {
-            choices: choices.clone(),
-            activation_bits: 8,
-            weight_bits: 8,
-            granularity,
-        }),
+        Box::new(quant::InsertQdq { choices: choices.clone(), granularity }),
         Box::new(quant::fold_qdq()),
     ]
 }

@@ -9,7 +9,7 @@ use crate::key;
 use crate::pipeline::{self, Context};
 use crate::progress::Verbosity;
 use crate::report::Report;
-use crate::settings::{Method, Settings};
+use crate::settings::{Method, Scheme, Settings};
 use fqbin::Image;
 use fqc_ir::{Graph, text};
 use std::path::PathBuf;
@@ -52,6 +52,12 @@ pub struct Args {
     /// Quantise a language model's head too
     #[arg(long)]
     pub quantize_head: bool,
+    /// Bits of weights and activations [default: w8a8]
+    #[arg(long, value_enum)]
+    pub scheme: Option<Scheme>,
+    /// Bits of the layers whose name fits, where `*` stands for anything; may be repeated
+    #[arg(long, value_name = "NAME=SCHEME", value_parser = layer_scheme)]
+    pub layer: Vec<(String, Scheme)>,
     /// One scale for each weight instead of one for each output channel
     #[arg(long)]
     pub per_tensor_weights: bool,
@@ -112,6 +118,11 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     ))
 }
 
+fn layer_scheme(text: &str) -> Result<(String, Scheme), String> {
+    let (name, scheme) = text.rsplit_once('=').ok_or("want NAME=SCHEME")?;
+    Ok((name.to_owned(), clap::ValueEnum::from_str(scheme, true)?))
+}
+
 /// Refuses what cannot work before anything long begins.
 fn check(args: &Args) -> Result<(), Failure> {
     if args.target != "cpu" {
@@ -149,6 +160,10 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
     if let Some(percent) = args.max_extra {
         settings.max_extra = percent / 100.0;
     }
+    if let Some(scheme) = args.scheme {
+        settings.scheme = scheme;
+    }
+    settings.groups.splice(0..0, args.layer.iter().cloned());
     settings.quantize_head |= args.quantize_head;
     settings.per_tensor_weights |= args.per_tensor_weights;
     if !(0.0..=4.0).contains(&settings.max_extra) {
