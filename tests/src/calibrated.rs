@@ -88,5 +88,11 @@ pub fn as_batches(inputs: &[Named]) -> Result<Vec<Batch>> {
 pub fn choices(float: &Graph, settings: &Settings, data: &[Batch]) -> Result<Choices> {
     let heads = settings.heads();
     let statistics = quietly(|cx| calibrate::run(float, heads, data, cx))?;
-    Ok(Arc::new(choose_all(float, heads, &statistics, &settings.search())))
+    Ok(Arc::new(choose_all(
+        float,
+        heads,
+        &statistics,
+        |g| settings.widths(float, g),
+        &settings.search(),
+    )))
 }

@@ -1,5 +1,5 @@
 //! Quantisation passes with fixed choices, as a test file's header gives them:
-//! `set choice x: smooth=[2.0, 0.5] threshold=1.0 tail=[1:2] padded=4 unsigned`.
+//! `set choice x: smooth=[2.0, 0.5] threshold=1.0 tail=[1:2] padded=4 unsigned w4a8`.
 
 use anyhow::{Context, Result, bail};
 use fqc_ir::FlattenMap;
@@ -8,15 +8,16 @@ use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::Heads;
 use fqc_passes::quant::insert_qdq::Granularity;
 use fqc_passes::quant::passes::{Choices, Flatten, InsertQdq, Smooth};
+use fqc_passes::quant::widths::Widths;
 use std::str::FromStr;
 use std::sync::Arc;
 
 /// The name of a group's input and the choice for it. What is left out: no smoothing, no tail, no
-/// padding, signed codes.
+/// padding, signed codes of eight bits.
 pub fn parse(text: &str) -> Result<(String, Choice)> {
     let (name, fields) = text.split_once(": ").context("`name: smooth=[…] threshold=…`")?;
     let (mut smooth, mut threshold, mut tail) = (Vec::new(), None, Vec::new());
-    let (mut padded, mut signed) = (None, true);
+    let (mut padded, mut signed, mut widths) = (None, true, Widths::W8A8);
     for field in fields.replace(", ", ",").split(' ') {
         match field.split_once('=') {
             Some(("smooth", value)) => smooth = list(value)?,
@@ -29,6 +30,8 @@ pub fn parse(text: &str) -> Result<(String, Choice)> {
             }
             Some(("padded", value)) => padded = Some(value.parse()?),
             None if field == "unsigned" => signed = false,
+            None if field == "w4a8" => widths = Widths::W4A8,
+            None if field == "w4a4" => widths = Widths::W4A4,
             _ => bail!("a choice does not have `{field}`"),
         }
     }
@@ -41,6 +44,7 @@ pub fn parse(text: &str) -> Result<(String, Choice)> {
         threshold: threshold.context("`threshold=…`")?,
         map: Arc::new(FlattenMap { base, tail: tail.into(), padded }),
         signed,
+        widths,
         error: 0.0,
     };
     Ok((name.to_owned(), choice))
@@ -61,9 +65,7 @@ pub fn pass(name: &str, choices: &Choices) -> Option<Box<dyn Pass>> {
     match name {
         "smooth" => Some(Box::new(Smooth { heads, choices })),
         "flatten" => Some(Box::new(Flatten { heads, choices })),
-        "insert-qdq" => {
-            Some(Box::new(InsertQdq { choices, activation_bits: 8, weight_bits: 8, granularity }))
-        }
+        "insert-qdq" => Some(Box::new(InsertQdq { choices, granularity })),
         _ => None,
     }
 }

@@ -6,7 +6,7 @@ use crate::data::{Batch, Wanted};
 use crate::exit::{Exit, Failure};
 use crate::pipeline::{self, Context};
 use crate::progress::Stage;
-use fqc_ir::Graph;
+use fqc_ir::{Graph, NodeId};
 use fqc_passes::quant::groups::{self, Heads};
 use fqc_passes::quant::stats::{ChannelStats, Statistics};
 use fqrt::{Model, Session, SessionOptions, TensorView};
@@ -31,6 +31,29 @@ fn element(elem: fqc_ir::Elem) -> fqbin::Elem {
         .expect("both tables have the same element types")
 }
 
+/// What a compilation is calibrated with.
+#[derive(Default)]
+pub struct Data {
+    /// Samples; may be empty where there are statistics and no pass wants samples.
+    pub batches: Vec<Batch>,
+    /// Statistics of an earlier run.
+    pub statistics: Option<Statistics>,
+}
+
+impl From<Vec<Batch>> for Data {
+    fn from(batches: Vec<Batch>) -> Self {
+        Data { batches, statistics: None }
+    }
+}
+
+/// Statistics of the samples so far.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Progress {
+    /// Samples seen.
+    pub done: usize,
+    pub statistics: Statistics,
+}
+
 /// Statistics of every group's input over all batches.
 pub fn run(
     float: &Graph,
@@ -38,36 +61,47 @@ pub fn run(
     batches: &[Batch],
     cx: &mut Context<'_>,
 ) -> Result<Statistics, Failure> {
+    let mut progress = Progress::default();
+    resume(float, heads, batches, &mut progress, &mut |_| Ok(()), cx)?;
+    Ok(progress.statistics)
+}
+
+/// Takes in the samples that `progress` has not seen yet; `after` is called after each. If it ends
+/// early, `progress` holds whole samples only.
+pub fn resume(
+    float: &Graph,
+    heads: Heads,
+    batches: &[Batch],
+    progress: &mut Progress,
+    after: &mut dyn FnMut(&Progress) -> Result<(), Failure>,
+    cx: &mut Context<'_>,
+) -> Result<(), Failure> {
     if batches.is_empty() {
         return Err(Failure::data(
-            "static quantisation needs calibration data: give `--calib FILE` (an .npz, or text \
-             with `--tokenizer`), or `--calib random` to try without",
+            "static quantisation needs calibration data: give `--calib FILE` (an .npz, a .fqcal, \
+             or text with `--tokenizer`), or `--calib random` to try without",
         ));
     }
-    let mut graph = float.clone();
-    let observed: Vec<(String, _)> = groups::find(float, heads)
-        .into_iter()
-        .map(|g| (float.node(g.input).name.clone(), g.input))
-        .collect();
+    let observed = observed(float, heads)?;
     if observed.is_empty() {
-        return Ok(Statistics::new());
+        progress.done = batches.len();
+        return Ok(());
     }
-    let mut statistics = Statistics::new();
-    for (name, id) in &observed {
-        let channels = float.node(*id).ty.last().as_const().and_then(|c| usize::try_from(c).ok());
-        let channels = channels.ok_or_else(|| {
-            Failure::internal(format!("the input `{name}` of a linear has no constant width"))
-        })?;
-        statistics.insert(name.clone(), ChannelStats::new(channels));
+    if progress.done == 0 {
+        let new =
+            |(name, _, channels): &(String, _, usize)| (name.clone(), ChannelStats::new(*channels));
+        progress.statistics = observed.iter().map(new).collect();
     }
-    graph.set_outputs(observed);
+    let mut graph = float.clone();
+    graph.set_outputs(observed.into_iter().map(|(name, id, _)| (name, id)).collect());
     let target = pipeline::float_target(&graph, cx)?;
     let model = Model::from_parts(target.program, &target.weights, &target.code, None)?;
     let cancel = Some(cx.interrupt.flag());
     let options = SessionOptions { threads: cx.threads, cancel, ..Default::default() };
     let mut session = Session::new(&model, options)?;
     let mut stage = Stage::new("calibrate", batches.len() as u64, cx.verbosity);
-    for (index, batch) in batches.iter().enumerate() {
+    stage.skip(progress.done as u64);
+    for (index, batch) in batches.iter().enumerate().skip(progress.done) {
         let inputs: Vec<(&str, TensorView<'_>)> =
             batch.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
         let outputs = session.run(&inputs).map_err(|e| {
@@ -77,12 +111,41 @@ pub fn run(
         })?;
         for (name, tensor) in outputs.iter() {
             let values = tensor.numbers::<f32>().unwrap_or_default();
-            let stats = statistics.get_mut(name).expect("every output is an observed value");
+            let stats = progress.statistics.get_mut(name);
+            let stats = stats.ok_or_else(|| Failure::internal(format!("no place for `{name}`")))?;
             stats.update(values).map_err(|e| {
                 Failure::data(format!("calibration sample {index}: value `{name}` is {e}"))
             })?;
         }
+        progress.done = index + 1;
+        after(progress)?;
         stage.step();
     }
-    Ok(statistics)
+    Ok(())
+}
+
+/// That statistics are those of the graph's groups, each with the right number of channels.
+pub fn check(float: &Graph, heads: Heads, statistics: &Statistics) -> Result<(), Failure> {
+    let observed = observed(float, heads)?;
+    let fits = |(name, _, channels): &(String, NodeId, usize)| {
+        statistics.get(name).is_some_and(|stats| stats.channels() == *channels)
+    };
+    match observed.iter().find(|o| !fits(o)) {
+        Some((name, ..)) => Err(Failure::data(format!("has no statistics of `{name}`"))),
+        None => Ok(()),
+    }
+}
+
+/// The groups' inputs: name, node, channels.
+fn observed(float: &Graph, heads: Heads) -> Result<Vec<(String, NodeId, usize)>, Failure> {
+    let one = |group: groups::Group| {
+        let node = float.node(group.input);
+        let channels = node.ty.last().as_const().and_then(|c| usize::try_from(c).ok());
+        let channels = channels.ok_or_else(|| {
+            let name = &node.name;
+            Failure::internal(format!("the input `{name}` of a linear has no constant width"))
+        })?;
+        Ok((node.name.clone(), group.input, channels))
+    };
+    groups::find(float, heads).into_iter().map(one).collect()
 }

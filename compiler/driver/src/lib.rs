@@ -1,14 +1,17 @@
 //! The compiler as one program: what each command does, and the pipeline that `compile` runs.
 //!
-//! Reading order: [`pipeline`] (the whole way, top to bottom), [`settings`], [`calibrate`],
-//! [`data`], [`report`], then [`cmd`], one file a command.
+//! Reading order: [`pipeline`] (the whole way, top to bottom), [`settings`], [`calibrate`], [`fqcal`],
+//! [`data`], [`evaluate`], [`report`], then [`cmd`], one file a command.
 
 #![forbid(unsafe_code)]
 
 pub mod calibrate;
 pub mod cmd;
 pub mod data;
+pub mod evaluate;
 pub mod exit;
+pub mod fqcal;
+pub mod hash;
 pub mod interrupt;
 pub mod key;
 pub mod metrics;
@@ -16,6 +19,8 @@ pub mod npz;
 pub mod pipeline;
 pub mod progress;
 pub mod report;
+pub mod score;
 pub mod settings;
+pub mod text;
 
 pub use exit::{Exit, Failure};

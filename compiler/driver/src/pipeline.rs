@@ -2,7 +2,6 @@
 //! data to plain data.
 
 use crate::calibrate;
-use crate::data::Batch;
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::progress::Verbosity;
@@ -12,6 +11,7 @@ use fqc_import::ImportOptions;
 use fqc_ir::Graph;
 use fqc_ir::plan::{Plan, Precision};
 use fqc_passes::lower::{LowerError, lower};
+use fqc_passes::quant::groups::Group;
 use fqc_passes::quant::insert_qdq::Granularity;
 use fqc_passes::quant::passes::{self as quant, Choices};
 use fqc_passes::{Pass, Runner, clean, fuse};
@@ -55,21 +55,26 @@ pub fn import(path: &Path, cx: &mut Context<'_>) -> Result<Graph, Failure> {
     Ok(graph)
 }
 
-/// From the imported graph to code. `data` gives the calibration batches, if the method needs any.
-pub fn compile(
+/// From the imported graph to code. `data` gives what to calibrate with, if the method needs it.
+pub fn compile<D: Into<calibrate::Data>>(
     float: Graph,
     settings: &Settings,
-    data: impl FnOnce(&Graph) -> Result<Vec<Batch>, Failure>,
+    data: impl FnOnce(&Graph) -> Result<D, Failure>,
     cx: &mut Context<'_>,
 ) -> Result<Compiled, Failure> {
     let levels = levels(settings)?;
     let mut graph = float.clone();
     let mut choices = Choices::default();
     if settings.method != Method::None {
-        let batches = data(&float)?;
-        let statistics = calibrate::run(&float, settings.heads(), &batches, cx)?;
+        let calibrate::Data { batches, statistics } = data(&float)?.into();
+        let statistics = match statistics {
+            Some(statistics) => statistics,
+            None => calibrate::run(&float, settings.heads(), &batches, cx)?,
+        };
+        let widths = |group: &Group| settings.widths(&float, group);
+        let search = settings.search();
         choices =
-            Arc::new(quant::choose_all(&graph, settings.heads(), &statistics, &settings.search()));
+            Arc::new(quant::choose_all(&graph, settings.heads(), &statistics, widths, &search));
         run(&mut graph, &exact(&choices, settings), cx)?;
         run(&mut graph, &rounding(&choices, settings), cx)?;
     }
@@ -93,12 +98,7 @@ pub fn rounding(choices: &Choices, settings: &Settings) -> Vec<Box<dyn Pass>> {
     let granularity =
         if settings.per_tensor_weights { Granularity::PerTensor } else { Granularity::PerChannel };
     vec![
-        Box::new(quant::InsertQdq {
-            choices: choices.clone(),
-            activation_bits: 8,
-            weight_bits: 8,
-            granularity,
-        }),
+        Box::new(quant::InsertQdq { choices: choices.clone(), granularity }),
         Box::new(quant::fold_qdq()),
     ]
 }

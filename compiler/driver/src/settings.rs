@@ -2,9 +2,11 @@
 
 use crate::exit::Failure;
 use fqbin::Level;
+use fqc_ir::Graph;
 use fqc_ir::plan::Precision;
 use fqc_passes::quant::choose;
-use fqc_passes::quant::groups::Heads;
+use fqc_passes::quant::groups::{Group, Heads, linear};
+use fqc_passes::quant::widths::Widths;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -31,6 +33,25 @@ pub enum Float {
     Bf16,
 }
 
+/// Bits of weights and activations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    W8a8,
+    W4a8,
+    W4a4,
+}
+
+impl Scheme {
+    pub fn widths(self) -> Widths {
+        match self {
+            Scheme::W8a8 => Widths::W8A8,
+            Scheme::W4a8 => Widths::W4A8,
+            Scheme::W4a4 => Widths::W4A4,
+        }
+    }
+}
+
 /// Everything that decides the bytes of the result, but for the model and the data.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -42,6 +63,11 @@ pub struct Settings {
     pub max_extra: f32,
     /// Whether a language model's head is quantised too.
     pub quantize_head: bool,
+    /// Widths of weights and activations.
+    pub scheme: Scheme,
+    /// Widths of single groups: a name of the group's input, of a linear or of its weight, where `*`
+    /// stands for anything, and the scheme; the first name that fits counts.
+    pub groups: Vec<(String, Scheme)>,
     /// Whether each weight has one scale instead of one for each output channel.
     pub per_tensor_weights: bool,
     /// Products that stay float; by default f32 if all of the model does, else bf16.
@@ -55,6 +81,8 @@ impl Default for Settings {
             levels: Level::ALL.map(|level| level.name().to_owned()).into(),
             max_extra: 0.10,
             quantize_head: false,
+            scheme: Scheme::W8a8,
+            groups: Vec::new(),
             per_tensor_weights: false,
             float: None,
         }
@@ -93,7 +121,49 @@ impl Settings {
         }
     }
 
+    /// The widths that are asked for a group of a float graph.
+    pub fn widths(&self, graph: &Graph, group: &Group) -> Widths {
+        let mut names = vec![graph.node(group.input).name.as_str()];
+        for &id in &group.linears {
+            names.push(&graph.node(id).name);
+            names.extend(linear(graph, id).map(|(_, w)| graph.node(w).name.as_str()));
+        }
+        let fits = |pattern: &str| names.iter().any(|name| matches(pattern, name));
+        let own = self.groups.iter().find(|(pattern, _)| fits(pattern));
+        own.map_or(self.scheme, |(_, scheme)| *scheme).widths()
+    }
+
     pub fn heads(&self) -> Heads {
         if self.quantize_head { Heads::Quantized } else { Heads::Float }
+    }
+}
+
+/// Whether a name is a pattern's, where `*` stands for anything.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((start, rest)) => name.strip_prefix(start).is_some_and(|after| {
+            let ends = (0..=after.len()).filter(|&at| after.is_char_boundary(at));
+            ends.into_iter().any(|at| matches(rest, &after[at..]))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_anything() {
+        for (pattern, name, fits) in [
+            ("a.b", "a.b", true),
+            ("a.b", "a.bc", false),
+            ("*.down_proj.*", "layers.3.down_proj.weight", true),
+            ("layers.*.up*", "layers.3.down_proj.weight", false),
+            ("*", "", true),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
     }
 }

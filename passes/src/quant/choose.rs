@@ -5,6 +5,7 @@
 //! threshold as Tukey's upper fence on the channel maxima (FlattenQuant's boxplot), both searched here.
 
 use super::stats::ChannelStats;
+use super::widths::Widths;
 use fqc_ir::quant::{FlattenMap, digit, q_max, wide_code};
 use std::sync::Arc;
 
@@ -27,10 +28,6 @@ pub struct Settings {
     pub align: usize,
     /// Whether large channels are spread over copies at all.
     pub flatten: bool,
-    /// Width of an activation code.
-    pub bits: u8,
-    /// Width of a weight code.
-    pub weight_bits: u8,
 }
 
 impl Default for Settings {
@@ -43,8 +40,6 @@ impl Default for Settings {
             headroom: 1.1,
             align: 64,
             flatten: true,
-            bits: 8,
-            weight_bits: 8,
         }
     }
 }
@@ -61,14 +56,15 @@ pub struct Choice {
     pub threshold: f32,
     pub map: Arc<FlattenMap>,
     pub signed: bool,
+    pub widths: Widths,
     /// The measure above.
     pub error: f64,
 }
 
 impl Choice {
     /// The static scale of the activation.
-    pub fn scale(&self, bits: u8) -> f32 {
-        self.threshold / q_max(bits, self.signed) as f32
+    pub fn scale(&self) -> f32 {
+        self.threshold / q_max(self.widths.activations, self.signed) as f32
     }
 }
 
@@ -90,7 +86,12 @@ const SMALLEST: f32 = 1e-18;
 
 /// The best choice for a group; `None` if nothing was seen of it, or if its values or weights are out
 /// of bounds.
-pub fn choose(stats: &ChannelStats, weights: &Weights, settings: &Settings) -> Option<Choice> {
+pub fn choose(
+    stats: &ChannelStats,
+    weights: &Weights,
+    widths: Widths,
+    settings: &Settings,
+) -> Option<Choice> {
     assert_eq!(stats.channels(), weights.k, "statistics and weights have the same channels");
     let bounded = |values: &[f32]| values.iter().all(|v| v.abs() <= LARGEST);
     let empty = weights.values.is_empty() || stats.rows() == 0;
@@ -99,7 +100,7 @@ pub fn choose(stats: &ChannelStats, weights: &Weights, settings: &Settings) -> O
     }
     let mut choices = Vec::new();
     for &alpha in &settings.alphas {
-        let trial = Trial::new(stats, weights, alpha, settings);
+        let trial = Trial::new(stats, weights, alpha, widths);
         let thresholds = trial.thresholds(settings);
         choices.extend(thresholds.into_iter().map(|t| trial.evaluate(t, settings)));
     }
@@ -114,6 +115,7 @@ pub fn choose(stats: &ChannelStats, weights: &Weights, settings: &Settings) -> O
 /// One exponent: everything that does not depend on the threshold.
 struct Trial<'a> {
     stats: &'a ChannelStats,
+    widths: Widths,
     alpha: f32,
     smooth: Vec<f32>,
     /// Channel maxima after smoothing.
@@ -125,7 +127,7 @@ struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    fn new(stats: &'a ChannelStats, w: &Weights, alpha: f32, settings: &Settings) -> Self {
+    fn new(stats: &'a ChannelStats, w: &Weights, alpha: f32, widths: Widths) -> Self {
         let rows: Vec<&[f32]> = w.values.chunks_exact(w.n.max(1)).collect();
         let row_max: Vec<f32> =
             rows.iter().map(|r| r.iter().fold(0.0f32, |m, v| m.max(v.abs()))).collect();
@@ -142,9 +144,9 @@ impl<'a> Trial<'a> {
         let energy = |r: &[f32]| r.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
         let row_energy: Vec<f64> =
             rows.iter().zip(&smooth).map(|(r, s)| energy(r) * f64::from(*s).powi(2)).collect();
-        let weight_error = weight_error(stats, &rows, &smooth, settings);
+        let weight_error = weight_error(stats, &rows, &smooth, widths.weights);
         let signed = !stats.non_negative();
-        Trial { stats, alpha, smooth, maxima, row_energy, weight_error, signed }
+        Trial { stats, widths, alpha, smooth, maxima, row_energy, weight_error, signed }
     }
 
     /// Candidate thresholds, each with its coefficient, that keep to the cap.
@@ -160,7 +162,7 @@ impl<'a> Trial<'a> {
         let (q1, q3) = quartiles(&self.maxima);
         let cap = (settings.max_extra * self.maxima.len() as f32) as usize;
         let mut out = vec![whole];
-        let fits = |t: f32| copies(&self.maxima, t, self.signed, settings).len() <= cap;
+        let fits = |t: f32| self.copies(t, settings).len() <= cap;
         for &beta in &settings.betas {
             let t = q3 + beta * (q3 - q1);
             if q3 > q1 && t < largest && fits(t) {
@@ -177,14 +179,32 @@ impl<'a> Trial<'a> {
         out
     }
 
+    /// The extra copies `(channel, digit)` that a threshold asks for:
+    /// `n_j = max(1, ceil(rint(m_j * headroom / s_x) / q_max))`. A channel below the threshold gets no
+    /// copy for headroom's sake alone.
+    fn copies(&self, threshold: f32, settings: &Settings) -> Vec<(u32, u16)> {
+        let q = q_max(self.widths.activations, self.signed);
+        let scale = threshold / q as f32;
+        let mut tail = Vec::new();
+        for (j, &m) in self.maxima.iter().enumerate() {
+            if !settings.flatten || m <= threshold {
+                continue;
+            }
+            let code = (m * settings.headroom / scale).round_ties_even();
+            let n = (code / q as f32).ceil().clamp(1.0, 4096.0) as u16;
+            tail.extend((2..=n).map(|k| (j as u32, k)));
+        }
+        tail
+    }
+
     fn evaluate(&self, (beta, threshold): (Option<f32>, f32), settings: &Settings) -> Choice {
         let base = self.maxima.len();
-        let tail = copies(&self.maxima, threshold, self.signed, settings);
+        let tail = self.copies(threshold, settings);
         let mut copy_count = vec![1u32; base];
         for &(j, _) in &tail {
             copy_count[j as usize] += 1;
         }
-        let q = q_max(settings.bits, self.signed);
+        let q = q_max(self.widths.activations, self.signed);
         let scale = threshold / q as f32;
         let mut squares = vec![0.0f64; base];
         let mut count = 0u32;
@@ -207,6 +227,7 @@ impl<'a> Trial<'a> {
             threshold,
             map: Arc::new(FlattenMap { base: base as u32, tail: tail.into(), padded }),
             signed: self.signed,
+            widths: self.widths,
             error: x_error + self.weight_error,
         }
     }
@@ -232,8 +253,8 @@ fn smoothing(maxima: &[f32], row_max: &[f32], alpha: f32) -> Vec<f32> {
 }
 
 /// What rounding the weights, a scale for each column, costs: `Σ_j mean(x_j²) · ‖w_j - q(w_j)‖²`.
-fn weight_error(stats: &ChannelStats, rows: &[&[f32]], smooth: &[f32], settings: &Settings) -> f64 {
-    let q = q_max(settings.weight_bits, true) as f32;
+fn weight_error(stats: &ChannelStats, rows: &[&[f32]], smooth: &[f32], bits: u8) -> f64 {
+    let q = q_max(bits, true) as f32;
     let mut steps = vec![0.0f32; rows.first().map_or(0, |r| r.len())];
     for (row, s) in rows.iter().zip(smooth) {
         for (step, v) in steps.iter_mut().zip(*row) {
@@ -276,24 +297,6 @@ fn quartiles(values: &[f32]) -> (f32, f32) {
     (at(0.25), at(0.75))
 }
 
-/// The extra copies `(channel, digit)` that a threshold asks for:
-/// `n_j = max(1, ceil(rint(m_j * headroom / s_x) / q_max))`. A channel below the threshold gets no
-/// copy for headroom's sake alone.
-fn copies(maxima: &[f32], threshold: f32, signed: bool, settings: &Settings) -> Vec<(u32, u16)> {
-    let q = q_max(settings.bits, signed);
-    let scale = threshold / q as f32;
-    let mut tail = Vec::new();
-    for (j, &m) in maxima.iter().enumerate() {
-        if !settings.flatten || m <= threshold {
-            continue;
-        }
-        let code = (m * settings.headroom / scale).round_ties_even();
-        let n = (code / q as f32).ceil().clamp(1.0, 4096.0) as u16;
-        tail.extend((2..=n).map(|k| (j as u32, k)));
-    }
-    tail
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,8 +329,8 @@ mod tests {
             max_extra: 0.5,
             ..Settings::default()
         };
-        let flat = choose(&stats, &weights, &only(true)).expect("in bounds");
-        let plain = choose(&stats, &weights, &only(false)).expect("in bounds");
+        let flat = choose(&stats, &weights, Widths::W8A8, &only(true)).expect("in bounds");
+        let plain = choose(&stats, &weights, Widths::W8A8, &only(false)).expect("in bounds");
         let of_3 = flat.map.tail.iter().filter(|t| t.0 == 3).count();
         assert!(of_3 >= 9 && 2 * of_3 > flat.map.tail.len(), "{:?}", flat.map.tail);
         assert!(flat.error < 0.5 * plain.error, "{} against {}", flat.error, plain.error);
@@ -339,7 +342,8 @@ mod tests {
     fn the_cap_holds() {
         let stats = outlier_stats(64);
         let weights = Weights { k: 64, n: 1, values: vec![1.0; 64] };
-        let choice = choose(&stats, &weights, &Settings::default()).expect("in bounds");
+        let choice =
+            choose(&stats, &weights, Widths::W8A8, &Settings::default()).expect("in bounds");
         assert!(choice.map.tail.len() <= 6, "{:?}", choice.map);
     }
 
@@ -352,16 +356,14 @@ mod tests {
         };
         let weights = |v: f32| Weights { k: 2, n: 1, values: vec![v, 1.0] };
         let settings = Settings::default();
-        assert_eq!(choose(&ChannelStats::new(2), &weights(1.0), &settings), None);
-        assert_eq!(choose(&seen(1e30), &weights(1.0), &settings), None);
-        assert_eq!(choose(&seen(1.0), &weights(f32::NAN), &settings), None);
-        assert_eq!(choose(&seen(1.0), &weights(f32::INFINITY), &settings), None);
+        assert_eq!(choose(&ChannelStats::new(2), &weights(1.0), Widths::W8A8, &settings), None);
+        assert_eq!(choose(&seen(1e30), &weights(1.0), Widths::W8A8, &settings), None);
+        assert_eq!(choose(&seen(1.0), &weights(f32::NAN), Widths::W8A8, &settings), None);
+        assert_eq!(choose(&seen(1.0), &weights(f32::INFINITY), Widths::W8A8, &settings), None);
         for v in [0.0, 1e-40, 1e-19, 1e17] {
-            let choice = choose(&seen(v), &weights(1e-40), &settings).expect("in bounds");
-            assert!(
-                choice.scale(8).is_normal() && (1.0 / choice.scale(8)).is_normal(),
-                "{choice:?}"
-            );
+            let choice =
+                choose(&seen(v), &weights(1e-40), Widths::W8A8, &settings).expect("in bounds");
+            assert!(choice.scale().is_normal() && (1.0 / choice.scale()).is_normal(), "{choice:?}");
         }
     }
 }

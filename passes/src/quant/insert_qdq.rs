@@ -15,17 +15,18 @@
 //! A smoothing multiplication before the flattening goes into the quantizer's multiplier.
 
 use super::groups::linear;
+use super::widths::Widths;
 use fqc_ir::expr::BinaryOp;
 use fqc_ir::quant::q_max;
-use fqc_ir::{Const, Graph, NodeId, Op, Patch, Quant, Quantizer, Scale};
+use fqc_ir::{Const, Elem, Graph, NodeId, Op, Patch, Quant, Quantizer, Scale};
 use std::sync::Arc;
 
 /// Widths and signs of one group's codes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Format {
-    pub activation_bits: u8,
+    pub widths: Widths,
+    /// Whether the codes of the input are signed.
     pub signed: bool,
-    pub weight_bits: u8,
     pub granularity: Granularity,
 }
 
@@ -46,14 +47,14 @@ pub struct Source {
 /// The patch for the group behind one `flatten` node, whose operand `source` describes.
 pub fn insert(graph: &Graph, id: NodeId, source: &Source, format: Format) -> Option<Patch> {
     let Op::Flatten { threshold, map } = &graph.node(id).op else { return None };
-    let scale = threshold / q_max(format.activation_bits, format.signed) as f32;
+    let scale = threshold / q_max(format.widths.activations, format.signed) as f32;
     let inverse: Arc<[f32]> = match &source.factors {
         None => Arc::from([1.0 / scale]),
         Some(factors) => factors.iter().map(|f| f / scale).collect(),
     };
     let quant = Quant {
         scale: Scale::Tensor(scale),
-        bits: format.activation_bits,
+        bits: format.widths.activations,
         signed: format.signed,
         flatten: Some(map.clone()),
     };
@@ -95,7 +96,7 @@ pub fn multiplied(graph: &Graph, x: NodeId) -> Option<(NodeId, Vec<f32>)> {
 pub fn round_weight(value: &Const, format: Format) -> Option<(Const, Quant)> {
     let values = value.to_f32()?;
     let [_, n] = value.shape[..] else { return None };
-    let q = q_max(format.weight_bits, true) as f32;
+    let q = q_max(format.widths.weights, true) as f32;
     let mut maxima = vec![0.0f32; n];
     for row in values.chunks_exact(n.max(1)) {
         for (m, v) in maxima.iter_mut().zip(row) {
@@ -118,6 +119,19 @@ pub fn round_weight(value: &Const, format: Format) -> Option<(Const, Quant)> {
         Granularity::PerTensor => Scale::Tensor(scales.first().copied().unwrap_or(1.0)),
         Granularity::PerChannel => Scale::Axis { axis: 1, scales: scales.into() },
     };
-    let quant = Quant { scale, bits: format.weight_bits, signed: true, flatten: None };
-    Some((Const::i8(value.shape.clone(), &codes), quant))
+    let quant = Quant { scale, bits: format.widths.weights, signed: true, flatten: None };
+    Some((codes_const(format.widths.weight_elem(), value.shape.clone(), &codes)?, quant))
+}
+
+/// A constant of codes: bytes, or nibbles, the even index in the low one.
+fn codes_const(elem: Elem, shape: Vec<usize>, codes: &[i8]) -> Option<Const> {
+    let byte = |c: &i8| *c as u8;
+    let bytes: Vec<u8> = match elem {
+        Elem::I4 => codes
+            .chunks(2)
+            .map(|pair| (byte(&pair[0]) & 15) | (pair.get(1).map_or(0, byte) << 4))
+            .collect(),
+        _ => codes.iter().map(byte).collect(),
+    };
+    Const::new(elem, shape, bytes)
 }

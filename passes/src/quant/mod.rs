@@ -13,3 +13,4 @@ pub mod insert_qdq;
 pub mod passes;
 pub mod smooth;
 pub mod stats;
+pub mod widths;

@@ -4,6 +4,7 @@ use super::choose::{Choice, Settings, Weights, choose};
 use super::groups::{self, Group, Heads, linear};
 use super::insert_qdq::{Format, Granularity, Source, multiplied};
 use super::stats::Statistics;
+use super::widths::Widths;
 use super::{flatten, fold_qdq, fold_quantize, insert_qdq, smooth};
 use crate::facts::Facts;
 use crate::rule::{Rule, RulePass};
@@ -21,6 +22,7 @@ pub fn choose_all(
     graph: &Graph,
     heads: Heads,
     statistics: &Statistics,
+    widths: impl Fn(&Group) -> Widths,
     settings: &Settings,
 ) -> BTreeMap<String, Choice> {
     let mut choices = BTreeMap::new();
@@ -29,7 +31,7 @@ pub fn choose_all(
         let (Some(stats), Some(weights)) = (statistics.get(name), weights(graph, &group)) else {
             continue;
         };
-        if let Some(choice) = choose(stats, &weights, settings) {
+        if let Some(choice) = choose(stats, &weights, widths(&group), settings) {
             choices.insert(name.clone(), choice);
         }
     }
@@ -107,8 +109,6 @@ impl Pass for Flatten {
 /// Rounds the inputs and weights of every flattened group.
 pub struct InsertQdq {
     pub choices: Choices,
-    pub activation_bits: u8,
-    pub weight_bits: u8,
     pub granularity: Granularity,
 }
 
@@ -130,9 +130,8 @@ impl Pass for InsertQdq {
             let Some((source, choice)) = chosen(graph, input, &self.choices) else { continue };
             let name = graph.node(source.value).name.clone();
             let format = Format {
-                activation_bits: self.activation_bits,
+                widths: choice.widths,
                 signed: choice.signed,
-                weight_bits: self.weight_bits,
                 granularity: self.granularity,
             };
             if let Some(patch) = insert_qdq::insert(graph, id, &source, format) {

@@ -1,6 +1,10 @@
 //! Calibration statistics of one activation: streaming, of bounded size. Per channel the largest
 //! absolute value and the sign, and a small deterministic sample of whole rows.
 
+mod bytes;
+
+pub use bytes::Fault;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
