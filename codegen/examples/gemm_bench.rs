@@ -10,13 +10,13 @@ use fqc_codegen::cpu::exec::Mapped;
 use fqc_codegen::cpu::{Level, gemm};
 use fqc_ir::expr::UnaryOp;
 use fqc_ir::plan::{GemmInput, GemmOutput};
-use fqc_ir::{BinaryOp, Expr};
+use fqc_ir::{BinaryOp, Elem, Expr};
 use fqc_kernels::gemm::ROW_BLOCK;
 use fqc_kernels::{GemmDesc, Operand, Stride, pack};
 use inkwell::context::Context;
 
 /// Rows, depth, columns.
-const SHAPES: [(usize, usize, usize); 8] = [
+const SHAPES: [(usize, usize, usize); 10] = [
     (4096, 384, 1536),
     (4096, 384, 384),
     (4096, 1536, 384),
@@ -25,7 +25,16 @@ const SHAPES: [(usize, usize, usize); 8] = [
     (256, 576, 1536),
     (16, 384, 1536),
     (1, 384, 1536),
+    (16, 576, 1536),
+    (1, 1536, 576),
 ];
+
+/// Rows up to which the weights come from memory, as they do where a model has many layers: each
+/// call takes another copy.
+const FEW_ROWS: usize = 16;
+
+/// Bytes of all those copies.
+const COPIES_BYTES: usize = 256 << 20;
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -33,17 +42,19 @@ fn main() {
     let level = level.parse::<Level>().expect("a level");
     let seconds = args.next().map_or(0.3, |text| text.parse().expect("seconds"));
     let budget = Duration::from_secs_f64(seconds);
-    for (name, quantized) in [("int8", true), ("f32", false)] {
+    for weights in [&[Elem::I8, Elem::I4][..], &[Elem::F32]] {
+        let quantized = weights[0] != Elem::F32;
         let peaks = [1, 2].map(|threads| peak(level, quantized, threads, budget));
         println!(
-            "{name} at {}: peak {:.0} GOP/s with 1 thread, {:.0} with 2",
+            "{} at {}: peak {:.0} GOP/s with 1 thread, {:.0} with 2",
+            if quantized { "codes" } else { "floats" },
             level.name(),
             peaks[0],
             peaks[1]
         );
         for shape in SHAPES {
             let outputs = if quantized {
-                [GemmOutput::F32, GemmOutput::Codes { signed: true }].as_slice()
+                [GemmOutput::F32, GemmOutput::Codes { signed: true, bits: 8 }].as_slice()
             } else {
                 [GemmOutput::F32].as_slice()
             };
@@ -51,24 +62,35 @@ fn main() {
             for (&output, &gelu) in
                 outputs.iter().flat_map(|o| epilogues.iter().map(move |g| (o, g)))
             {
-                let case = Case::new(level, shape, quantized, output, gelu);
-                let speeds = [1, 2].map(|threads| case.speed(threads, budget));
-                println!(
-                    "  {:>4} x {:>4} x {:>4} {:4} to {:6} {:7.0} GOP/s {:3.0} %   {:7.0} GOP/s {:3.0} %   \
-                     compiled in {:.0} ms",
-                    shape.0,
-                    shape.1,
-                    shape.2,
-                    if gelu { "gelu" } else { "" },
-                    if output == GemmOutput::F32 { "floats" } else { "codes" },
-                    speeds[0],
-                    100.0 * speeds[0] / peaks[0],
-                    speeds[1],
-                    100.0 * speeds[1] / peaks[1],
-                    case.compile_ms,
-                );
+                let case = |&weight: &Elem| Case::new(level, shape, weight, output, gelu);
+                let cases: Vec<Case> = weights.iter().map(case).collect();
+                report(&cases, peaks, budget);
             }
         }
+    }
+}
+
+/// One line for each case, with its speed relative to the first.
+fn report(cases: &[Case], peaks: [f64; 2], budget: Duration) {
+    let mut first = None;
+    for case in cases {
+        let speeds = [1, 2].map(|threads| case.speed(threads, budget));
+        let by = *first.get_or_insert(speeds);
+        let GemmDesc { n, k, weight, output, .. } = &case.desc;
+        println!(
+            "  {:>4} x {k:>4} x {n:>4} {weight:>3} {:4} to {:6} {:7.0} GOP/s {:3.0} % {:.2}   \
+             {:7.0} GOP/s {:3.0} % {:.2}   compiled in {:.0} ms",
+            case.rows,
+            if case.gelu { "gelu" } else { "" },
+            if *output == GemmOutput::F32 { "floats" } else { "codes" },
+            speeds[0],
+            100.0 * speeds[0] / peaks[0],
+            speeds[0] / by[0],
+            speeds[1],
+            100.0 * speeds[1] / peaks[1],
+            speeds[1] / by[1],
+            case.compile_ms,
+        );
     }
 }
 
@@ -189,6 +211,10 @@ struct Case {
     blob: Mapped,
     compile_ms: f64,
     rows: usize,
+    gelu: bool,
+    weight_bytes: usize,
+    /// Of the weight.
+    copies: usize,
     /// In the order of the kernel's buffers.
     buffers: Vec<Vec<u8>>,
 }
@@ -197,10 +223,11 @@ impl Case {
     fn new(
         level: Level,
         (rows, k, n): (usize, usize, usize),
-        quantized: bool,
+        weight: Elem,
         output: GemmOutput,
         gelu: bool,
     ) -> Case {
+        let quantized = weight != Elem::F32;
         let biased = Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::arg(1));
         let epilogue = if gelu { Expr::unary(UnaryOp::Gelu, biased) } else { biased };
         let wide = if matches!(output, GemmOutput::Codes { .. }) { 1 } else { 4 };
@@ -209,6 +236,7 @@ impl Case {
             k,
             depth: k,
             input: if quantized { GemmInput::Codes { signed: true } } else { GemmInput::F32 },
+            weight,
             row_stride: Stride::Const(k as i64),
             epilogue,
             operands: vec![Operand::PerColumn],
@@ -223,9 +251,11 @@ impl Case {
         let compile_ms = begin.elapsed().as_secs_f64() * 1e3;
         let element = if quantized { 1 } else { 4 };
         let columns = pack::groups(n) * pack::GROUP;
+        let weight_bytes = weight.bytes(pack::packed_len(k, n));
+        let copies = if rows <= FEW_ROWS { COPIES_BYTES / weight_bytes } else { 1 };
         let noise = |size: usize| (0..size + 64).map(|i| (i * i % 61) as u8).collect::<Vec<u8>>();
         let table = |value: f32| value.to_le_bytes().repeat(columns + 16);
-        let mut buffers = vec![noise(rows * k * element), noise(pack::packed_len(k, n) * element)];
+        let mut buffers = vec![noise(rows * k * element), noise(weight_bytes * copies)];
         if quantized {
             // Results of about one.
             buffers.extend([table(1e-3 / k as f32), table(0.0)]);
@@ -235,7 +265,7 @@ impl Case {
             buffers.extend([table(60.0), table(0.0)]);
         }
         buffers.push(noise(rows * n * wide));
-        Case { desc, blob, compile_ms, rows, buffers }
+        Case { desc, blob, compile_ms, rows, gelu, weight_bytes, copies, buffers }
     }
 
     /// The best rate in GOP/s with the items split evenly among `threads`.
@@ -252,10 +282,11 @@ impl Case {
         let go = std::sync::atomic::AtomicUsize::new(0);
         let done = std::sync::atomic::AtomicUsize::new(0);
         let mut rate = 0.0;
-        let part = |t: usize| {
+        let part = |t: usize, round: usize| {
             let mut scratch = Scratch::new(scratch_bytes);
             let items = work * t as i64 / threads as i64..work * (t as i64 + 1) / threads as i64;
-            let bufs: Vec<*mut u8> = bufs.iter().map(|&address| address as *mut u8).collect();
+            let mut bufs: Vec<*mut u8> = bufs.iter().map(|&address| address as *mut u8).collect();
+            bufs[1] = bufs[1].wrapping_add(round % self.copies * self.weight_bytes);
             // SAFETY: the buffers have the sizes that the description and `rows` ask for, and
             // the threads write different items.
             unsafe { self.blob.call("gemm", &bufs, &[self.rows as i64], items, scratch.pointer()) };
@@ -272,7 +303,7 @@ impl Case {
                         if go.load(Acquire) == usize::MAX {
                             return;
                         }
-                        part(t);
+                        part(t, round);
                         done.fetch_add(1, Release);
                     }
                 });
@@ -281,7 +312,7 @@ impl Case {
             rate = best(ops, budget, || {
                 round += 1;
                 go.store(round, Release);
-                part(0);
+                part(0, round);
                 while done.load(Acquire) < round * (threads - 1) {
                     std::hint::spin_loop();
                 }

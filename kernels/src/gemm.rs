@@ -6,7 +6,7 @@
 //! rows still has one item for each panel to share among threads.
 
 use fqc_ir::plan::{self, Extra, GemmInput, GemmOutput, Step, View};
-use fqc_ir::{Dim, Expr};
+use fqc_ir::{Dim, Elem, Expr};
 
 use crate::pack;
 
@@ -24,6 +24,13 @@ pub const SCRATCH_ROWS: usize = 32;
 
 /// Rows of the left operand that the AVX2 code widens to sixteen bits at a time.
 pub const WIDENED_ROWS: usize = 6;
+
+/// Bytes of the left operand that several row blocks may take together to share a panel of an INT4
+/// weight once unpacked: they stay in the second-level cache, as the panels do otherwise.
+const SHARED_LEFT: usize = 1 << 19;
+
+/// Most row blocks that share an unpacked panel.
+const SHARED_BLOCKS: usize = 8;
 
 /// Multiply-adds below which a task is not worth handing to another thread.
 const TASK_MACS: usize = 32_768;
@@ -58,6 +65,8 @@ pub struct GemmDesc {
     /// Rows up to the last that is not all zeros, at most `k`.
     pub depth: usize,
     pub input: GemmInput,
+    /// f32, or for codes i8 or i4.
+    pub weight: Elem,
     pub row_stride: Stride,
     pub epilogue: Expr,
     pub operands: Vec<Operand>,
@@ -103,6 +112,7 @@ impl GemmCall {
             k: gemm.k,
             depth: gemm.depth,
             input: gemm.input,
+            weight: gemm.weight,
             row_stride,
             epilogue: gemm.epilogue.clone(),
             operands,
@@ -141,10 +151,25 @@ impl GemmDesc {
         SCRATCH_TILE + SCRATCH_ROWS * PANEL * 4
     }
 
+    /// Where an unpacked panel of an INT4 weight begins in a call's scratch.
+    pub fn scratch_panel(&self) -> usize {
+        let widened = if self.is_quantized() { WIDENED_ROWS * self.k * 2 } else { 0 };
+        self.scratch_widened() + widened
+    }
+
     /// Scratch of a call in bytes, the same at every level.
     pub fn scratch_bytes(&self) -> u64 {
-        let widened = if self.is_quantized() { WIDENED_ROWS * self.k * 2 } else { 0 };
-        (self.scratch_widened() + widened) as u64
+        let panel = if self.weight == Elem::I4 { PANEL * self.k } else { 0 };
+        (self.scratch_panel() + panel) as u64
+    }
+
+    /// Row blocks that pass by one panel of the weight before the next one comes. One, except
+    /// where a panel is worth keeping because it was unpacked.
+    pub fn shared_blocks(&self) -> usize {
+        match self.weight {
+            Elem::I4 => (SHARED_LEFT / (ROW_BLOCK * self.k.max(1))).clamp(1, SHARED_BLOCKS),
+            _ => 1,
+        }
     }
 
     /// Buffers of a call, the result included.
@@ -161,6 +186,12 @@ impl GemmDesc {
         }
         if self.is_quantized() && !self.k.is_multiple_of(pack::K_ALIGN) {
             return Err(format!("depth {} is not a multiple of {}", self.k, pack::K_ALIGN));
+        }
+        match (self.is_quantized(), self.weight) {
+            (false, Elem::F32) | (true, Elem::I8) => {}
+            (true, Elem::I4) if self.k <= pack::I4_K_MAX => {}
+            (true, Elem::I4) => return Err(format!("depth {} of a weight of i4", self.k)),
+            (_, elem) => return Err(format!("a weight of {elem} for {:?}", self.input)),
         }
         if !self.is_quantized() && self.output == GemmOutput::I32 {
             return Err("a float gemm has no integer accumulators".to_owned());
@@ -210,6 +241,7 @@ mod tests {
             k,
             depth: k,
             input: GemmInput::Codes { signed: true },
+            weight: Elem::I8,
             row_stride: Stride::Const(k as i64),
             epilogue: Expr::arg(0),
             operands: Vec::new(),
@@ -230,6 +262,12 @@ mod tests {
     #[test]
     fn faults_are_named() {
         assert_eq!(desc(3, 65).check(), Err("depth 65 is not a multiple of 64".to_owned()));
+        let mut wide = desc(3, 128);
+        wide.weight = Elem::I16;
+        let fault = "a weight of i16 for Codes { signed: true }";
+        assert_eq!(wide.check(), Err(fault.to_owned()));
+        let deep = GemmDesc { weight: Elem::I4, ..desc(3, pack::I4_K_MAX + 64) };
+        assert_eq!(deep.check(), Err("depth 65600 of a weight of i4".to_owned()));
         let mut lacking = desc(3, 64);
         lacking.epilogue = Expr::arg(1);
         assert_eq!(lacking.check(), Err("the epilogue uses 2 arguments of 1".to_owned()));

@@ -2,8 +2,9 @@
 //!
 //! INT8 weights lie as `[N/16][K/4][16][4]`: sixteen columns, and for each of them four
 //! consecutive rows of K, are one 64-byte line. A line is a `vpdpbusd` operand, sixteen lines are
-//! an AMX tile. f32 weights lie as `[N/16][K][16]`. Columns past N and rows past K hold zero, so
-//! that a kernel never looks at a tail of the weight.
+//! an AMX tile. INT4 weights lie as `[N/16][K/8][16][4][2]`, two codes a byte: the low halves of 64
+//! bytes are one such line, the high halves the next. f32 weights lie as `[N/16][K][16]`. Columns
+//! past N and rows past K hold zero, so that a kernel never looks at a tail of the weight.
 
 /// Columns of one packed group.
 pub const GROUP: usize = 16;
@@ -11,8 +12,15 @@ pub const GROUP: usize = 16;
 /// Consecutive rows of K that lie side by side in a packed INT8 weight.
 pub const DOT: usize = 4;
 
-/// Multiple that K of an INT8 weight is padded to.
+/// Lines that share the bytes of a packed INT4 weight.
+pub const HALVES: usize = 2;
+
+/// Multiple that K of a weight of codes is padded to.
 pub const K_ALIGN: usize = 64;
+
+/// Most rows of an INT4 weight: kernels may sum sixteen times the products of its codes and of
+/// bytes, and so many stay within 32 bits.
+pub const I4_K_MAX: usize = 65_536;
 
 /// Number of sixteen-column groups that `n` columns take.
 pub fn groups(n: usize) -> usize {
@@ -41,6 +49,29 @@ pub fn pack_i8(w: &[i8], k: usize, n: usize, k_padded: usize) -> Vec<i8> {
 pub fn i8_index(row: usize, column: usize, k_padded: usize) -> usize {
     let (group, lane) = (column / GROUP, column % GROUP);
     ((group * (k_padded / DOT) + row / DOT) * GROUP + lane) * DOT + row % DOT
+}
+
+/// Packs a row-major `[k, n]` weight of codes from -8 to 7, two a byte, the even element of the
+/// packed order in the low half; the result has `k_padded` rows.
+pub fn pack_i4(w: &[i8], k: usize, n: usize, k_padded: usize) -> Vec<u8> {
+    assert_eq!(w.len(), k * n, "a row-major [{k}, {n}] weight");
+    assert!(k <= k_padded && k_padded.is_multiple_of(K_ALIGN), "{k} rows padded to {k_padded}");
+    let mut packed = vec![0; packed_len(k_padded, n) / 2];
+    for (row, line) in w.chunks_exact(n.max(1)).enumerate() {
+        for (column, &code) in line.iter().enumerate() {
+            assert!((-8..8).contains(&code), "{code} has more than four bits");
+            let at = i4_index(row, column, k_padded);
+            packed[at / 2] |= (code as u8 & 15) << (4 * (at % 2));
+        }
+    }
+    packed
+}
+
+/// Where the code of a row and a column lies in a packed INT4 weight of `k_padded` rows.
+pub fn i4_index(row: usize, column: usize, k_padded: usize) -> usize {
+    let (line, byte) = (row / DOT, row % DOT);
+    let pair = i8_index(line / HALVES * DOT + byte, column, k_padded / HALVES);
+    pair * HALVES + line % HALVES
 }
 
 /// Packs a row-major `[k, n]` f32 weight.
@@ -96,6 +127,20 @@ mod tests {
         assert_eq!(packed[64..68], [72, 0, 0, 0]);
         assert_eq!(packed[1024..1028], [16, 34, 52, 70]);
         assert_eq!(packed[1024 + 8..1024 + 64], [0; 56]);
+    }
+
+    #[test]
+    fn the_halves_of_a_packed_i4_line_are_two_lines_of_i8() {
+        let (k, n) = (75, 35);
+        let w: Vec<i8> = (0..k * n).map(|i| (i * i % 16) as i8 - 8).collect();
+        let (bytes, halves) = (pack_i8(&w, k, n, 128), pack_i4(&w, k, n, 128));
+        assert_eq!(bytes.len(), 2 * halves.len());
+        for (pair, line) in halves.chunks_exact(64).enumerate() {
+            for (at, &byte) in line.iter().enumerate() {
+                assert_eq!(((byte as i8) << 4) >> 4, bytes[128 * pair + at]);
+                assert_eq!((byte as i8) >> 4, bytes[128 * pair + 64 + at]);
+            }
+        }
     }
 
     #[test]

@@ -1,14 +1,13 @@
 //! Integer accumulators of quantised linear layers, bit for bit: the interpreter, the CPU backend at
 //! every level of this machine, and the plain integer product of the codes before flattening. Shapes
-//! around the tiles, primes, one; digits in the tail; signed and unsigned, four and eight bits.
+//! around the tiles, primes, one; digits in the tail; signed and unsigned; activations and weights of
+//! four and of eight bits, in every pairing.
 
 use anyhow::{Context, Result, ensure};
 use fqc_codegen::cpu::generate;
 use fqc_interp::{Tensor, evaluate};
 use fqc_ir::quant::wide_code;
-use fqc_ir::{
-    Const, Dim, Elem, Expr, FlattenMap, Graph, NodeId, Op, Quant, Quantizer, Scale, Type,
-};
+use fqc_ir::{Dim, Elem, Expr, FlattenMap, Graph, NodeId, Op, Quant, Quantizer, Scale, Type};
 use fqc_tests::generate::Random;
 use fqc_tests::runtime::{self, Runtime};
 use std::sync::Arc;
@@ -16,8 +15,11 @@ use std::sync::Arc;
 /// Depths and widths: one, primes, and the tiles' 16, 32 and 64 with their neighbours.
 const SIZES: [usize; 14] = [1, 2, 3, 7, 15, 16, 17, 31, 47, 63, 64, 65, 127, 130];
 
+/// Widths of weights, and what they are kept as in the graph.
+const WEIGHTS: [(u8, Elem); 3] = [(8, Elem::I8), (4, Elem::I4), (4, Elem::I8)];
+
 /// Rows, bound at run time.
-const ROWS: [usize; 4] = [1, 5, 16, 37];
+const ROWS: [usize; 6] = [1, 5, 11, 13, 16, 37];
 
 /// Layers of one graph; they are compiled together.
 const LAYERS: usize = 12;
@@ -30,6 +32,7 @@ struct Layer {
     digits: Vec<i64>,
     k: usize,
     n: usize,
+    w_bits: u8,
     /// Codes \[k, n\] of the weight before its rows are repeated.
     w: Vec<i64>,
 }
@@ -66,12 +69,13 @@ fn layer(graph: &mut Graph, random: &mut Random, index: usize) -> Result<Layer> 
         Some(map) => map.source(i).map(|s| s.0),
         None => Some(i),
     };
-    let w: Vec<i64> = (0..k * n).map(|_| random.below(255) as i64 - 127).collect();
+    let (w_bits, w_elem) = pick(random, &WEIGHTS);
+    let w: Vec<i64> = (0..k * n).map(|_| weight_code(random, w_bits)).collect();
     let width = map.as_ref().map_or(k, |m| m.padded as usize);
     // What meets the padding must not matter.
-    let repeated: Vec<i8> = (0..width)
+    let repeated: Vec<i64> = (0..width)
         .flat_map(|i| (0..n).map(move |o| (i, o)))
-        .map(|(i, o)| source(i).map_or(99, |j| w[j * n + o] as i8))
+        .map(|(i, o)| source(i).map_or(5, |j| w[j * n + o]))
         .collect();
     let inverse: Arc<[f32]> = (0..k).map(|_| 20.0 + 60.0 * random.unit() as f32).collect();
     let flatten = map.map(Arc::new);
@@ -82,22 +86,29 @@ fn layer(graph: &mut Graph, random: &mut Random, index: usize) -> Result<Layer> 
     let x = graph.add(format!("x{index}"), Op::Input(Type::f32(shape)), &[])?;
     let op = Op::Quantize(Arc::new(quantizer.clone()));
     let codes = graph.add(format!("codes{index}"), op, &[x])?;
-    let meaning = Quant { scale: Scale::Tensor(0.5), bits: 8, signed: true, flatten };
-    let w_node = weight(graph, index, vec![width, n], &repeated, meaning)?;
+    let meaning = Quant { scale: Scale::Tensor(0.5), bits: w_bits, signed: true, flatten };
+    let w_node = weight(graph, index, w_elem, &[width, n], &repeated, meaning)?;
     let sums = graph.add(format!("sums{index}"), Op::GemmAccumulate, &[codes, w_node])?;
     let output = format!("y{index}");
     graph.add_output(&output, sums);
-    Ok(Layer { output, quantizer, digits, k, n, w })
+    Ok(Layer { output, quantizer, digits, k, n, w_bits, w })
+}
+
+/// A code of a weight, the one below `-q_max` included: other tools write it.
+fn weight_code(random: &mut Random, bits: u8) -> i64 {
+    random.below(1 << bits) as i64 - (1 << (bits - 1))
 }
 
 fn weight(
     graph: &mut Graph,
     index: usize,
-    shape: Vec<usize>,
-    codes: &[i8],
+    elem: Elem,
+    shape: &[usize],
+    codes: &[i64],
     quant: Quant,
 ) -> Result<NodeId> {
-    let value = Const::i8(shape, codes).with_quant(Arc::new(quant));
+    let codes: Vec<f64> = codes.iter().map(|&c| c as f64).collect();
+    let value = Tensor::from_floats(elem, shape, &codes).to_const().with_quant(Arc::new(quant));
     Ok(graph.add(format!("w{index}"), Op::Const(value), &[])?)
 }
 
@@ -140,7 +151,7 @@ fn ints(tensor: &Tensor) -> Vec<i64> {
 fn accumulators_are_bit_identical_and_flattening_is_wide_integers() -> Result<()> {
     let levels = runtime::levels()?;
     let mut compared = 0;
-    for seed in 0..4 {
+    for seed in 0..5 {
         let mut random = Random::new(seed);
         let mut graph = Graph::new("accumulators");
         let layers: Result<Vec<Layer>> =
@@ -159,8 +170,8 @@ fn accumulators_are_bit_identical_and_flattening_is_wide_integers() -> Result<()
                 let got = cpu.run(&inputs)?;
                 for (i, layer) in layers.iter().enumerate() {
                     let at = format!(
-                        "seed {seed}, {}, {rows} x {} x {}, {:?}",
-                        layer.output, layer.k, layer.n, layer.quantizer.quant
+                        "seed {seed}, {}, {rows} x {} x {}, {:?}, weights of {} bits",
+                        layer.output, layer.k, layer.n, layer.quantizer.quant, layer.w_bits
                     );
                     let want = by_hand(layer, &inputs[i].1);
                     ensure!(ints(&interpreted[i].1) == want, "interpreter: {at}");
@@ -182,30 +193,32 @@ fn codes_written_by_a_gemm_are_exact() -> Result<()> {
     let mut random = Random::new(11);
     let mut graph = Graph::new("two layers");
     let mut count = 0;
-    for (index, &n) in [1, 15, 16, 33, 64, 67].iter().enumerate() {
+    for (index, &n) in [1, 15, 16, 33, 64, 67, 17, 50].iter().enumerate() {
+        let ((w_bits, w_elem), (v_bits, v_elem)) = (WEIGHTS[index % 3], WEIGHTS[(index + 1) % 3]);
         let k = pick(&mut random, &SIZES);
-        let power = Quant { scale: Scale::Tensor(1.0), bits: 8, signed: true, flatten: None };
+        let power = |bits| Quant { scale: Scale::Tensor(1.0), bits, signed: true, flatten: None };
         let x = graph.add(
             format!("x{index}"),
             Op::Input(Type::f32(vec![Dim::sym("m"), Dim::from(k)])),
             &[],
         )?;
-        let first = Op::Quantize(Arc::new(Quantizer::per_tensor(Arc::new(power.clone()))));
+        let first = Op::Quantize(Arc::new(Quantizer::per_tensor(Arc::new(power(8)))));
         let codes = graph.add(format!("c{index}"), first, &[x])?;
-        let random_codes = |random: &mut Random, count: usize| -> Vec<i8> {
-            (0..count).map(|_| (random.below(255) as i64 - 127) as i8).collect()
+        let random_codes = |random: &mut Random, count: usize, bits| -> Vec<i64> {
+            (0..count).map(|_| weight_code(random, bits)).collect()
         };
-        let w = random_codes(&mut random, k * n);
-        let w = weight(&mut graph, index, vec![k, n], &w, power.clone())?;
+        let w = random_codes(&mut random, k * n, w_bits);
+        let w = weight(&mut graph, index, w_elem, &[k, n], &w, power(w_bits))?;
         let flatten = map(&mut random, n).map(Arc::new);
         let width = flatten.as_ref().map_or(n, |m| m.padded as usize);
-        let signed = index % 2 == 0;
-        let quant = Quant { scale: Scale::Tensor(64.0), bits: 8, signed, flatten };
+        let (bits, signed) = [(8, true), (8, false), (4, true), (4, false)][index % 4];
+        let scale = Scale::Tensor(if bits == w_bits { 64.0 } else { 512.0 });
+        let quant = Quant { scale, bits, signed, flatten };
         let out = Arc::new(Quantizer::per_tensor(Arc::new(quant)));
         let op = Op::Gemm { epilogue: Expr::arg(0), out: Some(out) };
         let codes = graph.add(format!("d{index}"), op, &[codes, w])?;
-        let v = random_codes(&mut random, width * 5);
-        let v = weight(&mut graph, 100 + index, vec![width, 5], &v, power)?;
+        let v = random_codes(&mut random, width * 5, v_bits);
+        let v = weight(&mut graph, 100 + index, v_elem, &[width, 5], &v, power(v_bits))?;
         let sums = graph.add(format!("s{index}"), Op::GemmAccumulate, &[codes, v])?;
         graph.add_output(format!("y{index}"), sums);
     }

@@ -15,6 +15,7 @@ use inkwell::IntPredicate;
 use super::CpuError;
 use super::build::{Builder, Code, Ty, Val};
 use super::gemm_amx::{Amx, Native};
+use super::gemm_weight::Weight;
 
 /// Emits the kernel `name` for `desc` at the level of `code`.
 pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError> {
@@ -55,6 +56,8 @@ pub(super) struct Tile<'c> {
     /// Panel of the weight.
     pub panel: Val<'c>,
     pub columns: Columns,
+    /// Where the codes of the columns are.
+    pub weight: Weight<'c>,
 }
 
 /// The kernel being emitted: its buffers and sizes as values.
@@ -96,11 +99,6 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         if self.desc.is_quantized() { 1 } else { 4 }
     }
 
-    /// Bytes of one sixteen-column group of the packed weight.
-    pub fn group_bytes(&self) -> i64 {
-        self.desc.k as i64 * GROUP as i64 * self.left_bytes()
-    }
-
     /// Element of an accumulator.
     pub fn accumulator(&self) -> Ty<'c> {
         if self.desc.is_quantized() { self.b.int(32) } else { self.b.f32() }
@@ -120,57 +118,81 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         self.b.offset(self.left, self.b.mul(row, stride))
     }
 
-    /// First byte of a panel of the packed weight.
-    pub fn weight_panel(&self, panel: Val<'c>) -> Val<'c> {
-        let bytes = self.group_bytes() * (PANEL / GROUP) as i64;
-        self.b.offset(self.weight, self.b.mul(panel, self.b.i64c(bytes)))
-    }
-
     /// A per-column table of four-byte elements at the first column of a panel.
     pub fn column_table(&self, table: Val<'c>, panel: Val<'c>) -> Val<'c> {
         self.b.offset(table, self.b.mul(panel, self.b.i64c(4 * PANEL as i64)))
     }
 
-    /// Walks the items of the call, tile by tile. Row blocks get whole tiles and as equal a share
-    /// of them as can be.
+    /// Walks the items of the call, tile by tile, over the weight as it is packed.
     pub fn walk(&self, tile_rows: i64, tile: impl Fn(Tile<'c>)) {
         let b = self.b;
-        let panels = self.desc.panels() as i64;
-        let up = |value, by: i64| b.udiv(b.add(value, b.i64c(by - 1)), b.i64c(by));
-        let blocks = up(self.rows, ROW_BLOCK as i64);
-        let tiles = up(self.rows, tile_rows);
+        let panels = b.i64c(self.desc.panels() as i64);
         b.for_range(b.begin(), b.end(), 1, |item| {
-            let block = b.udiv(item, b.i64c(panels));
-            let panel = b.urem(item, b.i64c(panels));
-            let share = |block| b.udiv(b.mul(block, tiles), blocks);
-            let (first, last) = (share(block), share(b.add(block, b.i64c(1))));
-            let item = |columns| {
-                b.for_range(first, last, 1, |i| {
-                    let row = b.mul(i, b.i64c(tile_rows));
-                    let rows = b.smin(b.sub(self.rows, row), b.i64c(tile_rows));
-                    tile(Tile { row, rows, panel, columns });
-                });
-            };
-            let full = Columns { groups: 2, count: PANEL as u32 };
-            let count = (self.desc.n - (panels as usize - 1) * PANEL) as u32;
-            let last = Columns { groups: count.div_ceil(GROUP as u32), count };
-            if last == full {
-                item(full);
-            } else if panels == 1 {
-                item(last);
-            } else {
-                let is_last = b.icmp(IntPredicate::EQ, panel, b.i64c(panels - 1));
-                b.either(
-                    is_last,
-                    || {
-                        item(last);
-                    },
-                    || {
-                        item(full);
-                    },
-                );
-            }
+            let (block, panel) = (b.udiv(item, panels), b.urem(item, panels));
+            self.item(tile_rows, block, panel, self.packed(panel), &tile);
         });
+    }
+
+    /// The same over an INT4 weight that is unpacked to bytes, panel by panel. So that this does
+    /// not happen anew for each item, several row blocks pass by a panel before the next comes.
+    pub fn walk_unpacked(&self, tile_rows: i64, tile: impl Fn(Tile<'c>)) {
+        let b = self.b;
+        let (shared, panels) = (self.desc.shared_blocks() as i64, self.desc.panels() as i64);
+        let blocks = self.up(self.rows, ROW_BLOCK as i64);
+        let none = b.i64c(-1);
+        b.for_carried(b.begin(), b.end(), 1, &[none], |item, unpacked| {
+            let first = b.mul(b.udiv(item, b.i64c(shared * panels)), b.i64c(shared));
+            let rest = b.sub(item, b.mul(first, b.i64c(panels)));
+            let count = b.smin(b.i64c(shared), b.sub(blocks, first));
+            let (block, panel) = (b.add(first, b.urem(rest, count)), b.udiv(rest, count));
+            b.when(b.icmp(IntPredicate::NE, panel, unpacked[0]), || self.unpack(panel));
+            self.item(tile_rows, block, panel, self.unpacked(), &tile);
+            vec![panel]
+        });
+    }
+
+    /// `value / by`, rounded up.
+    fn up(&self, value: Val<'c>, by: i64) -> Val<'c> {
+        self.b.udiv(self.b.add(value, self.b.i64c(by - 1)), self.b.i64c(by))
+    }
+
+    /// The tiles of one item. Row blocks get whole tiles and as equal a share of them as can be.
+    fn item(
+        &self,
+        tile_rows: i64,
+        block: Val<'c>,
+        panel: Val<'c>,
+        weight: Weight<'c>,
+        tile: &impl Fn(Tile<'c>),
+    ) {
+        let b = self.b;
+        let (blocks, tiles) = (self.up(self.rows, ROW_BLOCK as i64), self.up(self.rows, tile_rows));
+        let share = |block| b.udiv(b.mul(block, tiles), blocks);
+        let (first, last) = (share(block), share(b.add(block, b.i64c(1))));
+        self.columns(panel, |columns| {
+            b.for_range(first, last, 1, |i| {
+                let row = b.mul(i, b.i64c(tile_rows));
+                let rows = b.smin(b.sub(self.rows, row), b.i64c(tile_rows));
+                tile(Tile { row, rows, panel, columns, weight });
+            });
+        });
+    }
+
+    /// Emits `item` for a whole panel and, if it differs, for the last.
+    fn columns(&self, panel: Val<'c>, item: impl Fn(Columns)) {
+        let b = self.b;
+        let panels = self.desc.panels();
+        let full = Columns { groups: 2, count: PANEL as u32 };
+        let count = (self.desc.n - (panels - 1) * PANEL) as u32;
+        let last = Columns { groups: count.div_ceil(GROUP as u32), count };
+        if last == full {
+            item(full);
+        } else if panels == 1 {
+            item(last);
+        } else {
+            let is_last = b.icmp(IntPredicate::EQ, panel, b.i64c(panels as i64 - 1));
+            b.either(is_last, || item(last), || item(full));
+        }
     }
 
     /// Row stride of an epilogue operand in bytes, if it has one.

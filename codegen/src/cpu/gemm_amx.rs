@@ -1,11 +1,12 @@
 //! Inner products of a gemm tile in AMX tile registers.
 //!
 //! Two tiles of sixteen rows by two of sixteen columns; the left operand is loaded straight from
-//! its rows and the packed weight is in tile order. Tiles are numbered by hand: 0 to 3 accumulate,
+//! its rows and the packed weight (an INT4 panel once it is unpacked) is in tile order. Tiles are numbered by hand: 0 to 3 accumulate,
 //! 4 and 5 hold rows, 6 and 7 columns. The last rows of an operand are reached by a tile that
 //! overlaps the one before, so that nothing beyond them is read; only a call with fewer than
 //! sixteen rows in all has shorter tiles.
 
+use fqc_ir::Elem;
 use fqc_kernels::gemm::PANEL;
 use fqc_kernels::pack::K_ALIGN;
 use inkwell::IntPredicate;
@@ -108,7 +109,10 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
     pub fn run(&self) {
         let b = self.gemm.b;
         self.ops.configure(b, b.scratch(), self.height);
-        self.gemm.walk(2 * HEIGHT, |at| self.tile(at));
+        match self.gemm.desc.weight {
+            Elem::I4 => self.gemm.walk_unpacked(2 * HEIGHT, |at| self.tile(at)),
+            _ => self.gemm.walk(2 * HEIGHT, |at| self.tile(at)),
+        }
         self.ops.release(b);
     }
 
@@ -140,7 +144,6 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let (b, ops) = (self.gemm.b, self.ops);
         let groups = at.columns.groups as u8;
         let start = self.gemm.column_table(self.start, at.panel);
-        let weight = self.gemm.weight_panel(at.panel);
         let sum = |row: u8, group: u8| 2 * row + group;
         let rows: Vec<_> = first.iter().map(|&row| self.gemm.left_row(row)).collect();
         for group in 0..groups {
@@ -151,12 +154,12 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         }
         let depth = b.i64c(self.gemm.desc.k as i64);
         b.for_range(b.i64c(0), depth, K_ALIGN as i64, |k| {
-            let line = b.offset(weight, b.mul(k, b.i64c(16)));
+            let line = b.offset(at.weight.first, b.mul(k, b.i64c(16)));
             for (row, &from) in rows.iter().enumerate() {
                 ops.load(b, 4 + row as u8, b.offset(from, k), self.left_stride);
             }
             for group in 0..groups {
-                let from = b.i64c(i64::from(group) * self.gemm.group_bytes());
+                let from = b.i64c(i64::from(group) * at.weight.group_bytes);
                 ops.load(b, 6 + group, b.offset(line, from), b.i64c(64));
                 for row in 0..rows.len() as u8 {
                     ops.dot(b, sum(row, group), 4 + row, 6 + group);

@@ -1,5 +1,6 @@
 //! Inner products of a gemm tile in vector registers: `vpdpbusd` (AVX-512 VNNI), `vpmaddwd` on
-//! widened operands (AVX2, which so never saturates) and fused multiply-adds (f32).
+//! widened operands (AVX2, which so never saturates; `vpmaddubsw` for weights of four bits, which
+//! does not either) and fused multiply-adds (f32).
 //!
 //! Every accumulator takes its terms in the order of K. Integer sums are exact whatever the
 //! order; float sums depend on neither the number of rows nor the cut into tasks.
@@ -12,6 +13,7 @@ use inkwell::IntPredicate;
 
 use super::build::Val;
 use super::gemm::{Gemm, Tile};
+use super::gemm_weight::Weight;
 
 /// Bytes of a row of the accumulator tile.
 const TILE_ROW: i64 = 4 * PANEL as i64;
@@ -75,20 +77,19 @@ impl<'c> Gemm<'_, '_, 'c> {
     }
 
     fn dot_run(&self, at: Tile<'c>, rows: Rows<'c>) {
-        let weight = self.weight_panel(at.panel);
         match (self.start, self.b.level()) {
-            (None, _) => self.dot_f32(at, rows, weight),
+            (None, _) => self.dot_f32(at, rows),
             (Some(start), Level::Avx2) => {
-                self.dot_avx2(at, rows, weight, self.column_table(start, at.panel));
+                self.dot_avx2(at, rows, self.column_table(start, at.panel));
             }
-            (Some(start), _) => self.dot_vnni(at, rows, weight, self.column_table(start, at.panel)),
+            (Some(start), _) => self.dot_vnni(at, rows, self.column_table(start, at.panel)),
         }
     }
 
-    /// Rows of a code weight that the loops pass over: up to the last that is not zero, in the
-    /// steps that the loops take.
-    fn depth(&self) -> i64 {
-        self.desc.depth.next_multiple_of(16) as i64
+    /// Rows of a code weight that a loop passes over: up to the last that is not zero, in its own
+    /// steps, at most `K_ALIGN`.
+    fn depth(&self, step: i64) -> i64 {
+        self.desc.depth.next_multiple_of(step as usize) as i64
     }
 
     /// Addresses of the rows of a run.
@@ -108,30 +109,26 @@ impl<'c> Gemm<'_, '_, 'c> {
     }
 
     /// `vpdpbusd`: four rows of K a step, the left operand's bytes broadcast.
-    fn dot_vnni(&self, at: Tile<'c>, rows: Rows<'c>, weight: Val<'c>, start: Val<'c>) {
+    fn dot_vnni(&self, at: Tile<'c>, rows: Rows<'c>, start: Val<'c>) {
         const UNROLL: i64 = 4;
         let b = self.b;
         let ty = b.i32v(16);
-        let groups = at.columns.groups;
+        let (groups, weight) = (at.columns.groups, at.weight);
+        let shift = b.iconst(ty, weight.shift());
         let splits = (CHAINS / (rows.count * groups)).clamp(1, UNROLL as u32);
         let mut init = vec![b.zero(ty); (splits * rows.count * groups) as usize];
         for (i, first) in init.iter_mut().take((rows.count * groups) as usize).enumerate() {
             let group = i as i64 % i64::from(groups);
-            *first = b.load(ty, b.offset(start, b.i64c(64 * group)), 4);
+            *first = b.shl(b.load(ty, b.offset(start, b.i64c(64 * group)), 4), shift);
         }
         let pointers = self.row_pointers(rows);
         let step = UNROLL * DOT as i64;
-        let depth = self.desc.depth.next_multiple_of(DOT) as i64;
+        let depth = self.depth(DOT as i64);
         let advance = |k: Val<'c>, dots: i64, carried: &[Val<'c>]| {
             let mut sums = carried.to_vec();
-            let line = b.offset(weight, b.mul(k, b.i64c(GROUP as i64)));
             for u in 0..dots {
-                let lines: Vec<_> = (0..i64::from(groups))
-                    .map(|g| {
-                        let at = b.i64c(g * self.group_bytes() + 64 * u);
-                        b.bitcast(b.load(ty, b.offset(line, at), 16), b.vec(b.int(8), 64))
-                    })
-                    .collect();
+                let lines: Vec<_> =
+                    (0..i64::from(groups)).map(|g| weight.vnni_line(b, k, u, g)).collect();
                 let split = (u as u32 % splits * rows.count * groups) as usize;
                 for (row, &pointer) in pointers.iter().enumerate() {
                     let four = b.offset(b.offset(pointer, k), b.i64c(DOT as i64 * u));
@@ -154,12 +151,13 @@ impl<'c> Gemm<'_, '_, 'c> {
         for i in 0..one {
             let sum = (1..splits as usize).fold(sums[i], |sum, s| b.add(sum, sums[s * one + i]));
             let (row, group) = (i as i64 / i64::from(groups), i as i64 % i64::from(groups));
-            b.store(sum, b.offset(rows.tile, b.i64c(row * TILE_ROW + group * 64)), 16);
+            let to = b.offset(rows.tile, b.i64c(row * TILE_ROW + group * 64));
+            b.store(b.ashr(sum, shift), to, 16);
         }
     }
 
     /// Fused multiply-adds: one row of K a step, the left operand broadcast.
-    fn dot_f32(&self, at: Tile<'c>, rows: Rows<'c>, weight: Val<'c>) {
+    fn dot_f32(&self, at: Tile<'c>, rows: Rows<'c>) {
         let b = self.b;
         let lanes = b.level().f32_lanes();
         let vectors = GROUP as u32 / lanes;
@@ -170,7 +168,7 @@ impl<'c> Gemm<'_, '_, 'c> {
             let offsets: Vec<(i64, i64)> = (0..at_once * vectors)
                 .map(|v| (i64::from(first + v / vectors), i64::from(v % vectors * lanes * 4)))
                 .collect();
-            self.dot_f32_groups(rows, &pointers, weight, &offsets);
+            self.dot_f32_groups(rows, &pointers, at.weight, &offsets);
         }
     }
 
@@ -179,7 +177,7 @@ impl<'c> Gemm<'_, '_, 'c> {
         &self,
         rows: Rows<'c>,
         pointers: &[Val<'c>],
-        weight: Val<'c>,
+        weight: Weight<'c>,
         offsets: &[(i64, i64)],
     ) {
         const UNROLL: i64 = 4;
@@ -188,11 +186,11 @@ impl<'c> Gemm<'_, '_, 'c> {
         let ty = b.f32v(lanes);
         let depth = self.desc.k as i64;
         let step = |k: Val<'c>, u: i64, sums: &mut [Val<'c>]| {
-            let line = b.offset(weight, b.mul(k, b.i64c(4 * GROUP as i64)));
+            let line = b.offset(weight.first, b.mul(k, b.i64c(4 * GROUP as i64)));
             let lines: Vec<_> = offsets
                 .iter()
                 .map(|(group, byte)| {
-                    let at = group * self.group_bytes() + byte + 4 * GROUP as i64 * u;
+                    let at = group * weight.group_bytes + byte + 4 * GROUP as i64 * u;
                     b.load(ty, b.offset(line, b.i64c(at)), 16)
                 })
                 .collect();
@@ -224,14 +222,39 @@ impl<'c> Gemm<'_, '_, 'c> {
         }
     }
 
-    /// `vpmaddwd`: the rows are widened to sixteen bits once for the panel, the weight on the fly;
-    /// an accumulator holds four columns with two partial sums each.
-    fn dot_avx2(&self, at: Tile<'c>, rows: Rows<'c>, weight: Val<'c>, start: Val<'c>) {
+    /// Eight columns at a time; a loop, so that the code stays small.
+    fn dot_avx2(&self, at: Tile<'c>, rows: Rows<'c>, start: Val<'c>) {
         let b = self.b;
-        let widened = b.offset(b.scratch(), b.i64c(self.desc.scratch_widened() as i64));
-        let depth = self.desc.k as i64;
         let pointers = self.row_pointers(rows);
-        b.for_range(b.i64c(0), b.i64c(self.depth()), 16, |k| {
+        if !at.weight.halves {
+            self.widen(&pointers);
+        }
+        b.for_range(b.i64c(0), b.i64c(i64::from(at.columns.groups) * 2), 1, |eight| {
+            let group = b.lshr(eight, b.i64c(1));
+            let half = b.and(eight, b.i64c(1));
+            let from = b.mul(group, b.i64c(at.weight.group_bytes));
+            let from = b.offset(at.weight.first, b.add(from, b.mul(half, b.i64c(32))));
+            let lines = Weight { first: from, ..at.weight };
+            let byte = b.mul(eight, b.i64c(32));
+            let (start, tile) = (b.offset(start, byte), b.offset(rows.tile, byte));
+            if at.weight.halves {
+                self.dot_avx2_i4(&pointers, lines, start, tile);
+            } else {
+                self.dot_avx2_i8(rows.count, lines, start, tile);
+            }
+        });
+    }
+
+    /// Where the rows of a run are kept as sixteen bits.
+    fn widened(&self) -> Val<'c> {
+        self.b.offset(self.b.scratch(), self.b.i64c(self.desc.scratch_widened() as i64))
+    }
+
+    /// Widens rows to sixteen bits, once for the panel.
+    fn widen(&self, pointers: &[Val<'c>]) {
+        let b = self.b;
+        let (widened, depth) = (self.widened(), self.desc.k as i64);
+        b.for_range(b.i64c(0), b.i64c(self.depth(16)), 16, |k| {
             for (row, &pointer) in pointers.iter().enumerate() {
                 let bytes = b.load(b.vec(b.int(8), 16), b.offset(pointer, k), 1);
                 let words = b.zext(bytes, b.vec(b.int(16), 16));
@@ -239,38 +262,52 @@ impl<'c> Gemm<'_, '_, 'c> {
                 b.store(words, b.index(to, b.int(16), k), 16);
             }
         });
-        // Eight columns at a time; a loop, so that the code stays small.
-        b.for_range(b.i64c(0), b.i64c(i64::from(at.columns.groups) * 2), 1, |eight| {
-            let group = b.lshr(eight, b.i64c(1));
-            let half = b.and(eight, b.i64c(1));
-            let lines = b.offset(weight, b.mul(group, b.i64c(self.group_bytes())));
-            let lines = b.offset(lines, b.mul(half, b.i64c(32)));
-            let byte = b.mul(eight, b.i64c(32));
-            let (start, tile) = (b.offset(start, byte), b.offset(rows.tile, byte));
-            self.dot_avx2_eight(rows.count, widened, lines, start, tile);
-        });
     }
 
-    fn dot_avx2_eight(
-        &self,
-        rows: u32,
-        widened: Val<'c>,
-        lines: Val<'c>,
-        start: Val<'c>,
-        tile: Val<'c>,
-    ) {
+    /// `vpmaddubsw`: products of bytes and codes of four bits never saturate it, and sixteen of
+    /// them fit in sixteen bits.
+    fn dot_avx2_i4(&self, pointers: &[Val<'c>], lines: Weight<'c>, start: Val<'c>, tile: Val<'c>) {
+        /// Lines whose products an accumulator of sixteen bits holds: two from each,
+        /// 8 * 2 * 255 * 8 < 2^15.
+        const LINES: i64 = 8;
+        let b = self.b;
+        let (bytes, words) = (b.vec(b.int(8), 32), b.vec(b.int(16), 16));
+        let init = vec![b.load(b.i32v(8), start, 4); pointers.len()];
+        let step = LINES * DOT as i64;
+        let sums = b.for_carried(b.i64c(0), b.i64c(self.depth(step)), step, &init, |k, sums| {
+            let mut pairs = vec![b.zero(words); pointers.len()];
+            for u in 0..LINES {
+                let line = lines.avx2_half(b, k, u);
+                for (pair, &pointer) in pairs.iter_mut().zip(pointers) {
+                    let four = b.offset(b.offset(pointer, k), b.i64c(DOT as i64 * u));
+                    let four = b.bitcast(b.splat(b.load(b.int(32), four, 1), 8), bytes);
+                    let product = b.call("llvm.x86.avx2.pmadd.ub.sw", &[], &[four, line]);
+                    *pair = b.add(*pair, product);
+                }
+            }
+            let one = b.iconst(words, 1);
+            let wide = |pair| b.call("llvm.x86.avx2.pmadd.wd", &[], &[pair, one]);
+            sums.iter().zip(pairs).map(|(&sum, pair)| b.add(sum, wide(pair))).collect()
+        });
+        for (row, &sum) in sums.iter().enumerate() {
+            b.store(sum, b.offset(tile, b.i64c(row as i64 * TILE_ROW)), 16);
+        }
+    }
+
+    /// `vpmaddwd`: an accumulator holds four columns with two partial sums each.
+    fn dot_avx2_i8(&self, rows: u32, lines: Weight<'c>, start: Val<'c>, tile: Val<'c>) {
         const UNROLL: i64 = 2;
         let b = self.b;
-        let depth = self.desc.k as i64;
+        let (widened, depth) = (self.widened(), self.desc.k as i64);
         let (words, sums_ty) = (b.vec(b.int(16), 16), b.i32v(8));
         let init = vec![b.zero(sums_ty); 2 * rows as usize];
         let step = UNROLL * DOT as i64;
-        let sums = b.for_carried(b.i64c(0), b.i64c(self.depth()), step, &init, |k, carried| {
+        let sums = b.for_carried(b.i64c(0), b.i64c(self.depth(step)), step, &init, |k, carried| {
             let mut sums = carried.to_vec();
-            let line = b.offset(lines, b.mul(k, b.i64c(GROUP as i64)));
             for u in 0..UNROLL {
+                let line = lines.line(b, k, u, 0);
                 let columns = [0, 16].map(|byte| {
-                    let four = b.offset(line, b.i64c(64 * u + byte));
+                    let four = b.offset(line, b.i64c(byte));
                     b.sext(b.load(b.vec(b.int(8), 16), four, 16), words)
                 });
                 for row in 0..rows as usize {

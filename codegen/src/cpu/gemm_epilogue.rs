@@ -2,6 +2,7 @@
 //! for tests, as they are.
 
 use fqc_ir::plan::GemmOutput;
+use fqc_ir::quant::q_max;
 use fqc_kernels::Operand;
 use fqc_kernels::gemm::PANEL;
 use fqc_kernels::pack::GROUP;
@@ -70,8 +71,8 @@ impl<'c> Gemm<'_, '_, 'c> {
                 }
                 let y = expr::emit_f32(b, &self.desc.epilogue, &args, lanes);
                 match self.desc.output {
-                    GemmOutput::Codes { signed } => {
-                        let byte = tables.code(self, y, v, signed, lanes);
+                    GemmOutput::Codes { signed, bits } => {
+                        let byte = tables.code(self, y, v, (bits, signed), lanes);
                         self.store(byte, to, *lane, 1);
                     }
                     GemmOutput::F32 | GemmOutput::I32 => self.store(y, to, *lane, 4),
@@ -196,7 +197,7 @@ impl<'c> Tables<'c> {
         gemm: &Gemm<'_, '_, 'c>,
         y: Val<'c>,
         vector: usize,
-        signed: bool,
+        (bits, signed): (u8, bool),
         lanes: u32,
     ) -> Val<'c> {
         let b = gemm.b;
@@ -204,7 +205,7 @@ impl<'c> Tables<'c> {
         let wide = b.roundeven(b.fmul(y, self.inverse[vector]));
         let size = if signed { b.fabs(wide) } else { wide };
         let above = b.fmax(b.fsub(size, self.lo[vector]), b.zero(ty));
-        let digit = b.fmin(above, b.fconst(ty, if signed { 127.0 } else { 255.0 }));
+        let digit = b.fmin(above, b.fconst(ty, f64::from(q_max(bits, signed))));
         let digit = if signed { b.copysign(digit, wide) } else { digit };
         let integer = b.fptosi(digit, b.i32v(lanes));
         let offset = if signed { 128 } else { 0 };

@@ -3,8 +3,8 @@
 
 use fqbin::Level;
 use fqc_ir::plan::{GemmInput, GemmOutput};
-use fqc_ir::quant::{digit, wide_code};
-use fqc_ir::{BinaryOp, Expr, UnaryOp};
+use fqc_ir::quant::{digit, q_max, wide_code};
+use fqc_ir::{BinaryOp, Elem, Expr, UnaryOp};
 use fqc_kernels::gemm::ROW_BLOCK;
 use fqc_kernels::{GemmDesc, Operand, Stride, pack};
 use inkwell::context::Context;
@@ -150,12 +150,17 @@ impl Case {
         let with_bias = Expr::binary(y, Expr::arg(0), Expr::arg(1));
         let relu = Expr::unary(UnaryOp::Relu, with_bias);
         let accumulators = output == GemmOutput::I32;
+        let top = match output {
+            GemmOutput::Codes { signed, bits } => q_max(bits, signed) as f32,
+            GemmOutput::F32 | GemmOutput::I32 => 1.0,
+        };
         Case {
             desc: GemmDesc {
                 n,
                 k: k_padded,
                 depth: k,
                 input,
+                weight: if quantized { Elem::I8 } else { Elem::F32 },
                 row_stride: if seed.is_multiple_of(3) {
                     Stride::Dim(1)
                 } else {
@@ -187,9 +192,16 @@ impl Case {
             scale: spread.iter().map(|s| (1.5 + s) * 2e-4).collect(),
             bias,
             residual,
-            inverse: spread.iter().map(|s| 60.0 + 30.0 * s).collect(),
-            lo: (0..n).map(|i| if i % 5 == 4 { 127.0 } else { 0.0 }).collect(),
+            inverse: spread.iter().map(|s| (0.5 + 0.25 * s) * top).collect(),
+            lo: (0..n).map(|i| if i % 5 == 4 { top } else { 0.0 }).collect(),
         }
+    }
+
+    /// The same with weights of four bits.
+    fn narrow(mut self) -> Case {
+        self.desc.weight = Elem::I4;
+        self.w.iter_mut().for_each(|code| *code >>= 4);
+        self
     }
 
     /// Sums of the codes' products, by the definition.
@@ -246,7 +258,11 @@ impl Case {
         let quantized = self.desc.is_quantized();
         let wide = if matches!(self.desc.output, GemmOutput::Codes { .. }) { 1 } else { 4 };
         let mut out = vec![0xa5u8; self.rows * (n + GUARD) * wide];
-        let packed = pack::pack_i8(&self.w, self.k, n, k.next_multiple_of(64));
+        let packed: Vec<u8> = match self.desc.weight {
+            Elem::I4 => pack::pack_i4(&self.w, self.k, n, k),
+            Elem::I8 => pack::pack_i8(&self.w, self.k, n, k).iter().map(|&c| c as u8).collect(),
+            _ => Vec::new(),
+        };
         let packed_f32 = pack::pack_f32(&self.w_f32, self.k, n);
         let signed = self.desc.input == GemmInput::Codes { signed: true };
         let start = pack::accumulator_start(&self.w, self.k, n, signed);
@@ -254,12 +270,7 @@ impl Case {
             [&self.scale, &self.bias, &self.inverse, &self.lo].map(|t| pack::pad_columns(t));
         let [scale, bias, inverse, lo] = &tables;
         let mut bufs: Vec<*const u8> = if quantized {
-            vec![
-                self.left.as_ptr(),
-                packed.as_ptr().cast(),
-                scale.as_ptr().cast(),
-                start.as_ptr().cast(),
-            ]
+            vec![self.left.as_ptr(), packed.as_ptr(), scale.as_ptr().cast(), start.as_ptr().cast()]
         } else {
             vec![self.left_f32.as_ptr().cast(), packed_f32.as_ptr().cast()]
         };
@@ -292,7 +303,8 @@ impl Case {
     }
 
     fn name(&self) -> String {
-        format!("{} x {} x {} {:?}", self.rows, self.k, self.desc.n, self.desc.output)
+        let GemmDesc { n, weight, output, .. } = &self.desc;
+        format!("{} x {} x {n} {weight} {output:?}", self.rows, self.k)
     }
 }
 
@@ -317,7 +329,7 @@ fn compile_emulated(desc: &GemmDesc) -> Mapped {
 }
 
 /// Rows, depth and columns: ones, primes, tiles and their neighbours, tails in all directions.
-const SHAPES: [(usize, usize, usize); 16] = [
+const SHAPES: [(usize, usize, usize); 18] = [
     (1, 1, 1),
     (1, 64, 16),
     (2, 63, 31),
@@ -334,6 +346,8 @@ const SHAPES: [(usize, usize, usize); 16] = [
     (95, 256, 50),
     (97, 193, 80),
     (211, 131, 113),
+    (101, 1283, 40),
+    (450, 66, 70),
 ];
 
 fn as_i32(bytes: &[u8]) -> Vec<i32> {
@@ -364,10 +378,12 @@ fn accumulators_are_the_sums_of_the_products_at_every_level() {
     for (seed, (rows, k, n)) in SHAPES.into_iter().chain(random).enumerate() {
         for signed in [true, false] {
             let input = GemmInput::Codes { signed };
-            let case = Case::new(seed as u64, rows, k, n, input, GemmOutput::I32);
-            let expected = case.accumulators();
-            for (level, blob) in blobs(&case.desc) {
-                assert!(as_i32(&case.run(&blob)) == expected, "{level}: {}", case.name());
+            let case = || Case::new(seed as u64, rows, k, n, input, GemmOutput::I32);
+            for case in [case(), case().narrow()] {
+                let expected = case.accumulators();
+                for (level, blob) in blobs(&case.desc) {
+                    assert!(as_i32(&case.run(&blob)) == expected, "{level}: {}", case.name());
+                }
             }
         }
     }
@@ -378,6 +394,7 @@ fn float_results_follow_scale_expression_and_operands() {
     for (seed, (rows, k, n)) in SHAPES.into_iter().enumerate() {
         let input = GemmInput::Codes { signed: true };
         let case = Case::new(seed as u64, rows, k, n, input, GemmOutput::F32);
+        let case = if seed.is_multiple_of(2) { case } else { case.narrow() };
         let expected = case.results();
         for (level, blob) in blobs(&case.desc) {
             assert!(as_f32(&case.run(&blob)) == expected, "{level}: {}", case.name());
@@ -390,17 +407,14 @@ fn codes_are_the_digits_of_the_result() {
     for (seed, (rows, k, n)) in SHAPES.into_iter().enumerate() {
         for signed in [true, false] {
             let input = GemmInput::Codes { signed: true };
-            let case = Case::new(seed as u64, rows, k, n, input, GemmOutput::Codes { signed });
-            let (q_max, offset) = if signed { (127, 128) } else { (255, 0) };
+            let bits = if signed == seed.is_multiple_of(2) { 8 } else { 4 };
+            let output = GemmOutput::Codes { signed, bits };
+            let case = Case::new(seed as u64, rows, k, n, input, output);
+            let offset = if signed { 128 } else { 0 };
             let code = |(i, &y): (usize, &f32)| {
                 let wide = wide_code(y, case.inverse[i % n], signed);
                 let which = if case.lo[i % n] == 0.0 { 1 } else { 2 };
-                let below = if which == 1 { 0 } else { 127 };
-                let digit = match (which, signed) {
-                    (2, false) => (wide - below).clamp(0, 255),
-                    _ => digit(wide, which, q_max),
-                };
-                (digit + offset) as u8
+                (digit(wide, which, q_max(bits, signed)) + offset) as u8
             };
             let expected: Vec<u8> = case.results().iter().enumerate().map(code).collect();
             for (level, blob) in blobs(&case.desc) {
@@ -424,7 +438,7 @@ fn f32_gemm_is_the_same_sum_in_the_order_of_k() {
 #[test]
 fn nan_becomes_code_zero_and_infinities_saturate() {
     let input = GemmInput::Codes { signed: true };
-    let mut case = Case::new(4, 3, 64, 33, input, GemmOutput::Codes { signed: true });
+    let mut case = Case::new(4, 3, 64, 33, input, GemmOutput::Codes { signed: true, bits: 8 });
     let stride = case.desc.n + GUARD;
     case.residual[0] = f32::NAN;
     case.residual[1] = f32::INFINITY;

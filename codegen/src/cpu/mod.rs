@@ -13,6 +13,7 @@ pub mod gemm;
 mod gemm_amx;
 mod gemm_dot;
 mod gemm_epilogue;
+mod gemm_weight;
 mod generate;
 pub mod math;
 pub mod math64;

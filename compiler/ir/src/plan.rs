@@ -86,6 +86,8 @@ pub enum GemmOutput {
     /// `c = wide_code(y * inverse[o])`. Two more operands: `inverse` f32 \[N\], `lo` f32 \[N\].
     Codes {
         signed: bool,
+        /// Width of a digit, 8 or 4, which is still written as a byte.
+        bits: u8,
     },
 }
 
@@ -100,6 +102,8 @@ pub struct Gemm {
     /// Rows of the weight up to the last that is not all zeros; a kernel may stop there.
     pub depth: usize,
     pub input: GemmInput,
+    /// f32, or for codes i8 or i4 (two codes a byte).
+    pub weight: Elem,
     pub epilogue: Expr,
     pub extras: Vec<Extra>,
     pub output: GemmOutput,
@@ -228,6 +232,7 @@ impl Kernel {
     pub fn name(&self) -> &'static str {
         match self {
             Kernel::Gemm(g) if g.input == GemmInput::F32 => "gemm_f32",
+            Kernel::Gemm(g) if g.weight == Elem::I4 => "gemm_i4",
             Kernel::Gemm(_) => "gemm_i8",
             Kernel::MatMul => "matmul",
             Kernel::Pointwise(_) => "pointwise",

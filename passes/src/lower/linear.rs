@@ -46,10 +46,8 @@ impl Lowering<'_> {
             let per_column = self.ty(operand).rank() == 1 && self.const_of(operand).is_some();
             extras.push(if per_column { Extra::PerColumn } else { Extra::PerElement });
         }
-        // Per-element operands are indexed by column, which may be repeated; codes of four bits have
-        // another largest digit than the epilogue's.
-        let in_one_step =
-            !extras.contains(&Extra::PerElement) && out.is_none_or(|q| q.quant.bits == 8);
+        // Per-element operands are indexed by column, which may be repeated.
+        let in_one_step = !extras.contains(&Extra::PerElement);
         // The source column of each result column, and for codes the digit it holds.
         let columns: Vec<Option<(usize, u32)>> = match out {
             Some(q) if in_one_step => code_columns(q, w.n),
@@ -79,6 +77,7 @@ impl Lowering<'_> {
             k: w.k_packed,
             depth: w.depth,
             input,
+            weight: w.elem(),
             epilogue,
             extras,
             output: GemmOutput::F32,
@@ -98,7 +97,8 @@ impl Lowering<'_> {
                     .collect();
                 args.push(self.constant(&format!("{name}.inverse"), f32_table(&inverse)));
                 args.push(self.constant(&format!("{name}.lo"), f32_table(&lo)));
-                gemm.output = GemmOutput::Codes { signed: q.quant.signed };
+                let (signed, bits) = (q.quant.signed, q.quant.bits);
+                gemm.output = GemmOutput::Codes { signed, bits };
                 let result = self.code_result(id);
                 let result = view::rows(&result).expect("a result buffer has even rows");
                 self.step(&name, Kernel::Gemm(gemm), args, vec![result]);
@@ -127,6 +127,7 @@ impl Lowering<'_> {
             k: w.k_packed,
             depth: w.depth,
             input,
+            weight: w.elem(),
             epilogue: Expr::arg(0),
             extras: vec![],
             output: GemmOutput::I32,
@@ -155,7 +156,7 @@ impl Lowering<'_> {
                 let packed = self.constant(&w_name, Const::f32(shape, &packed));
                 Ok((GemmInput::F32, vec![a, packed]))
             }
-            WeightData::Codes { codes, scales } => {
+            WeightData::Codes { codes, scales, bits } => {
                 let ty = self.ty(operands[0]);
                 let quant = ty.quant.as_ref().ok_or("the left operand has no quantisation")?;
                 let Scale::Tensor(s_x) = quant.scale else {
@@ -164,13 +165,12 @@ impl Lowering<'_> {
                 let a = self.code_matrix(&x)?;
                 let picked = pick_columns(codes, w.k, w.n, columns);
                 let n = columns.len();
-                let packed = pack::pack_i8(&picked, w.k, n, w.k_packed);
+                let packed = packed_codes(&picked, w.k, n, w.k_packed, *bits);
                 let start = pack::accumulator_start(&picked, w.k, n, quant.signed);
                 let scale = pick(columns, |o| s_x * scales[o]);
-                let shape = vec![pack::groups(n), w.k_packed / pack::DOT, pack::GROUP, pack::DOT];
                 let args = vec![
                     a,
-                    self.constant(&w_name, Const::i8(shape, &packed)),
+                    self.constant(&w_name, packed),
                     self.constant(&format!("{w_name}.scale"), f32_table(&scale)),
                     self.constant(&format!("{w_name}.start"), i32_table(&start)),
                 ];
@@ -214,7 +214,12 @@ impl Lowering<'_> {
         let k_packed = k.next_multiple_of(CODE_ALIGN as usize);
         let last = codes.iter().rposition(|&c| c != 0);
         let depth = last.map_or(1, |at| at / n.max(1) + 1);
-        Ok(Weight { k, n, k_packed, depth, data: WeightData::Codes { codes, scales } })
+        // What has four bits is kept in four bits, if the kernels have room for such sums.
+        let narrow = quant.bits == 4
+            && k_packed <= pack::I4_K_MAX
+            && codes.iter().all(|c| (-8..8).contains(c));
+        let bits = if narrow { 4 } else { 8 };
+        Ok(Weight { k, n, k_packed, depth, data: WeightData::Codes { codes, scales, bits } })
     }
 }
 
@@ -230,7 +235,35 @@ struct Weight {
 
 enum WeightData {
     Float(Vec<f32>),
-    Codes { codes: Vec<i8>, scales: Vec<f32> },
+    /// Codes of 8 or 4 bits and the scale of each column.
+    Codes {
+        codes: Vec<i8>,
+        scales: Vec<f32>,
+        bits: u8,
+    },
+}
+
+impl Weight {
+    /// The element type of the packed weight.
+    fn elem(&self) -> Elem {
+        match self.data {
+            WeightData::Float(_) => Elem::F32,
+            WeightData::Codes { bits: 4, .. } => Elem::I4,
+            WeightData::Codes { .. } => Elem::I8,
+        }
+    }
+}
+
+/// A weight of codes in the order of the kernels.
+fn packed_codes(w: &[i8], k: usize, n: usize, k_packed: usize, bits: u8) -> Const {
+    let mut shape = vec![pack::groups(n), k_packed / pack::DOT, pack::GROUP, pack::DOT];
+    if bits == 8 {
+        return Const::i8(shape, &pack::pack_i8(w, k, n, k_packed));
+    }
+    shape[1] /= pack::HALVES;
+    shape.push(pack::HALVES);
+    let bytes = pack::pack_i4(w, k, n, k_packed);
+    Const::new(Elem::I4, shape, bytes).expect("two codes a byte")
 }
 
 /// For each byte of a padded row of codes: the column it comes from and its digit. A producing gemm

@@ -29,6 +29,7 @@ fn plan() -> Plan {
         k: 4,
         depth: 4,
         input: GemmInput::F32,
+        weight: Elem::F32,
         epilogue: Expr::arg(0),
         extras: vec![],
         output: GemmOutput::F32,
@@ -83,7 +84,7 @@ plan @t {
   #3: f32[b,4] %y = output y
   #4: f32[b,4] %turned = arena
   step %turned = pointwise (#0+3[b,4]/[4,-1] -> #4) {expr=arg0}
-  step %mm = gemm_f32 (#4, #1 -> #2) {k=4, depth=4, n=4, in=f32, epilogue=arg0, extras=[], out=f32}
+  step %mm = gemm_f32 (#4, #1 -> #2) {k=4, depth=4, n=4, in=f32, weight=f32, epilogue=arg0, extras=[], out=f32}
   step %y = pointwise (#2, #0 -> #3) {expr=add(arg0, arg1)}
 }
 ";

@@ -295,14 +295,19 @@ fn check_matmul(o: &Operands) -> Checked {
 }
 
 fn check_gemm(o: &Operands, gemm: &Gemm) -> Checked {
-    let (codes_in, a_elem, w_elem) = match gemm.input {
-        GemmInput::F32 => (false, Elem::F32, Elem::F32),
-        GemmInput::Codes { .. } => (true, Elem::U8, Elem::I8),
+    let (codes_in, a_elem) = match gemm.input {
+        GemmInput::F32 => (false, Elem::F32),
+        GemmInput::Codes { .. } => (true, Elem::U8),
     };
+    match (codes_in, gemm.weight) {
+        (false, Elem::F32) | (true, Elem::I8 | Elem::I4) => {}
+        (_, elem) => return Err(format!("a weight of {elem} for a left operand of {a_elem}")),
+    }
     let (codes_out, y_elem) = match gemm.output {
         GemmOutput::F32 => (false, Elem::F32),
         GemmOutput::I32 => (false, Elem::I32),
-        GemmOutput::Codes { .. } => (true, Elem::U8),
+        GemmOutput::Codes { bits: 4 | 8, .. } => (true, Elem::U8),
+        GemmOutput::Codes { bits, .. } => return Err(format!("gives codes of {bits} bits")),
     };
     let tables = usize::from(codes_in) * 2;
     o.counts(2 + tables + gemm.extras.len() + usize::from(codes_out) * 2, 1)?;
@@ -312,9 +317,12 @@ fn check_gemm(o: &Operands, gemm: &Gemm) -> Checked {
     o.table("the left operand", a, a_elem, &[rows.clone(), Dim::from(gemm.k)])?;
     unit_last("the left operand", a)?;
     let padded = gemm.n.next_multiple_of(COLUMN_GROUP);
-    o.is("the weight", w, w_elem)?;
+    o.is("the weight", w, gemm.weight)?;
     if w.count() != Dim::from(padded * gemm.k) {
         return Err(format!("the packed weight has {} values", w.count()));
+    }
+    if !w.is_contiguous() || w.offset != Dim::zero() {
+        return Err("the packed weight is not the whole of its buffer".to_owned());
     }
     let columns = [Dim::from(padded)];
     let mut next = 2;

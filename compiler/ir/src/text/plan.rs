@@ -89,7 +89,10 @@ fn kernel_attrs(kernel: &Kernel) -> Vec<(&'static str, String)> {
             let output = match gemm.output {
                 GemmOutput::F32 => "f32".to_owned(),
                 GemmOutput::I32 => "i32".to_owned(),
-                GemmOutput::Codes { signed } => format!("{} codes", sign(signed)),
+                GemmOutput::Codes { signed, bits: 8 } => format!("{} codes", sign(signed)),
+                GemmOutput::Codes { signed, bits } => {
+                    format!("{} codes of {bits} bits", sign(signed))
+                }
             };
             let extras = gemm.extras.iter().map(|extra| match extra {
                 Extra::PerColumn => "column",
@@ -100,6 +103,7 @@ fn kernel_attrs(kernel: &Kernel) -> Vec<(&'static str, String)> {
                 ("depth", gemm.depth.to_string()),
                 ("n", gemm.n.to_string()),
                 ("in", input),
+                ("weight", gemm.weight.to_string()),
                 ("epilogue", gemm.epilogue.to_string()),
                 ("extras", format!("[{}]", extras.collect::<Vec<_>>().join(", "))),
                 ("out", output),
