@@ -1,4 +1,7 @@
-//! Plan to machine code. The CPU side goes through LLVM and gives one flat, position-independent
-//! blob a level; nothing here knows the graph.
+//! Plan to machine code; nothing here knows the graph. The CPU side goes through LLVM and gives
+//! one flat, position-independent blob a level; the CUDA side goes through NVRTC and gives cubins.
 
+#[cfg(feature = "cpu")]
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crate, folder, and the crates of this workspace it may name.
-const TABLE: [(&str, &str, &[&str]); 11] = [
+const TABLE: [(&str, &str, &[&str]); 12] = [
     ("fqc-ir", "compiler/ir", &[]),
     ("fqc-import", "compiler/import", &["fqc-ir"]),
     ("fqc-interp", "compiler/interp", &["fqc-ir"]),
@@ -16,6 +16,7 @@ const TABLE: [(&str, &str, &[&str]); 11] = [
     ("fqrt", "runtime/engine", &["fqbin"]),
     ("fqc", "compiler/driver", ALL),
     ("fqc-tests", "tests", ALL),
+    ("fqc-cuda-bench", "tests/cuda", &["fqc-kernels", "fqc-codegen"]),
     ("xtask", "xtask", &[]),
 ];
 

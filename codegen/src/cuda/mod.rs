@@ -1,0 +1,96 @@
+//! CUDA kernels to machine code: NVRTC compiles each instance for an architecture, without a
+//! GPU, and what its assembler notes decides whether the instance is accepted.
+//!
+//! Reading order: [`nvrtc`] (the compiler), [`notes`] (what its assembler says), [`cache`].
+
+pub mod cache;
+pub mod notes;
+pub mod nvrtc;
+
+pub use cache::Cache;
+pub use notes::Resources;
+pub use nvrtc::{Compiled, Nvrtc};
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// An architecture that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Arch {
+    /// A100.
+    Sm80,
+    /// A10, RTX 30.
+    Sm86,
+    /// L4, L40, RTX 40.
+    Sm89,
+    /// H100, H200, with wgmma.
+    Sm90a,
+}
+
+impl Arch {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Sm80, Self::Sm86, Self::Sm89, Self::Sm90a];
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sm80 => "sm_80",
+            Self::Sm86 => "sm_86",
+            Self::Sm89 => "sm_89",
+            Self::Sm90a => "sm_90a",
+        })
+    }
+}
+
+/// Why a kernel could not be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No library of NVRTC was found.
+    #[error(
+        "NVRTC 13 was not found in {}; install it (pip install 'nvidia-cuda-nvrtc==13.0.*') and \
+         name its folder in FQC_NVRTC",
+        shown(.0)
+    )]
+    NoNvrtc(Vec<PathBuf>),
+    /// The library is there but does not load.
+    #[error("{path} does not load: {reason}")]
+    Library {
+        /// The library.
+        path: PathBuf,
+        /// What the loader says.
+        reason: String,
+    },
+    /// The compiler refused the source.
+    #[error("{kernel} for {arch} does not compile: {log}")]
+    Compile {
+        /// The instance.
+        kernel: String,
+        /// The architecture.
+        arch: Arch,
+        /// What NVRTC says.
+        log: String,
+    },
+    /// The code would be slow: registers spill, or wgmma is serialised.
+    #[error("{kernel} for {arch} is refused: {note}")]
+    Slow {
+        /// The instance.
+        kernel: String,
+        /// The architecture.
+        arch: Arch,
+        /// What the assembler notes.
+        note: String,
+    },
+    /// The cache cannot be read or written.
+    #[error("cache of kernels at {path}: {source}")]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+fn shown(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}

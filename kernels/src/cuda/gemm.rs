@@ -1,0 +1,207 @@
+//! Instances of `gemm_sm90.cuh`.
+
+use super::pack::{BLOCK_CHANNELS, BLOCK_K, block_bytes};
+use super::wgmma;
+use std::fmt;
+
+/// How weights lie in memory. Multiplication is INT8 either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Weights {
+    /// One byte a code.
+    Int8,
+    /// Half a byte a code.
+    Int4,
+}
+
+/// Activation of the epilogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// The identity.
+    None,
+    /// max(x, 0).
+    Relu,
+    /// x Φ(x), with erf.
+    Gelu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+    /// x / (1 + exp(-x)).
+    Silu,
+}
+
+/// Element of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Output {
+    /// IEEE half.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// float.
+    F32,
+    /// The accumulators themselves; neither scale, bias, activation nor residual is applied.
+    S32,
+    /// Codes, re-quantised with a static scale.
+    S8,
+}
+
+impl Output {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 | Self::S32 => 4,
+            Self::S8 => 1,
+        }
+    }
+
+    /// Whether results go through shared memory and a tensor map.
+    pub fn staged(self) -> bool {
+        !matches!(self, Self::F32 | Self::S32)
+    }
+}
+
+/// One instance: everything that is fixed when its code is generated. Sizes are not; equal
+/// layers of different sizes share an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GemmConfig {
+    /// How weights lie in memory.
+    pub weights: Weights,
+    /// 64-channel blocks of each of the two consumers: a tile has `128 * blocks` channels.
+    pub blocks: u32,
+    /// Tokens of a tile.
+    pub tokens: u32,
+    /// Stages of the ring.
+    pub stages: u32,
+    /// Thread blocks of a cluster; they share the tokens of a tile.
+    pub cluster: u32,
+    /// Element of the result.
+    pub output: Output,
+    /// Activation.
+    pub activation: Activation,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// Whether a residual of the output's type (f16 with s8) is added.
+    pub residual: bool,
+}
+
+/// Shared memory that a block of a Hopper GPU can have.
+pub const MAX_SHARED_BYTES: usize = 232_448;
+
+/// Threads of a block.
+pub const THREADS: u32 = 384;
+
+const CONSUMERS: usize = 2;
+
+/// Tokens of one store of the epilogue.
+const CHUNK_TOKENS: u32 = 64;
+
+impl GemmConfig {
+    /// Channels of a tile.
+    pub fn tile_channels(&self) -> usize {
+        CONSUMERS * self.blocks as usize * BLOCK_CHANNELS
+    }
+
+    /// Tokens of one box of the activations' tensor map.
+    pub fn x_box_tokens(&self) -> u32 {
+        self.tokens / self.cluster
+    }
+
+    /// Tokens of one box of the result's tensor map.
+    pub fn y_box_tokens(&self) -> u32 {
+        self.tokens.min(CHUNK_TOKENS)
+    }
+
+    /// Dynamic shared memory of a block, as `Gemm::kSharedBytes` counts it.
+    pub fn shared_bytes(&self) -> usize {
+        let int4 = self.weights == Weights::Int4;
+        let chunk = self.y_box_tokens() as usize * BLOCK_CHANNELS * self.output.bytes();
+        let chunks = if self.output.staged() { 2 * CONSUMERS * chunk } else { 0 };
+        let weights = CONSUMERS * self.blocks as usize * block_bytes(int4);
+        let stage = weights + self.tokens as usize * BLOCK_K;
+        chunks + self.stages as usize * (stage + 16)
+    }
+
+    /// What forbids this instance, if anything does.
+    pub fn fault(&self) -> Option<String> {
+        let chunk = self.y_box_tokens();
+        if !wgmma::TOKENS.contains(&self.tokens) {
+            return Some(format!("{} tokens: integer wgmma has {:?}", self.tokens, wgmma::TOKENS));
+        }
+        if !(1..=2).contains(&self.blocks) || self.blocks * self.tokens > 256 {
+            return Some(format!("{} x {} accumulators", self.blocks, self.tokens));
+        }
+        if !matches!(self.cluster, 1 | 2 | 4) || self.x_box_tokens() % 8 != 0 {
+            return Some(format!("{} tokens in a cluster of {}", self.tokens, self.cluster));
+        }
+        if self.output == Output::S8 && chunk < 32 {
+            return Some("s8 results want at least 32 tokens".into());
+        }
+        if self.stages < 2 || self.shared_bytes() > MAX_SHARED_BYTES {
+            return Some(format!("{} stages take {} bytes", self.stages, self.shared_bytes()));
+        }
+        None
+    }
+
+    /// The same with as many stages as fit, at most `limit`.
+    pub fn with_stages_up_to(self, limit: u32) -> Self {
+        let fits =
+            |stages: &u32| Self { stages: *stages, ..self }.shared_bytes() <= MAX_SHARED_BYTES;
+        Self { stages: (2..=limit).rev().find(fits).unwrap_or(2), ..self }
+    }
+
+    /// The lines that specialise the source.
+    pub fn source(&self) -> String {
+        let Self { weights, blocks, tokens, stages, cluster, output, activation, bias, residual } =
+            *self;
+        let int4 = weights == Weights::Int4;
+        format!(
+            "#include \"gemm_sm90.cuh\"
+
+struct Config {{
+    static constexpr bool kInt4 = {int4};
+    static constexpr int kBlocks = {blocks};
+    static constexpr int kTokens = {tokens};
+    static constexpr int kStages = {stages};
+    static constexpr int kCluster = {cluster};
+    static constexpr Output kOutput = Output::k{output:?};
+    static constexpr Activation kActivation = Activation::k{activation:?};
+    static constexpr bool kBias = {bias};
+    static constexpr bool kResidual = {residual};
+}};
+
+static_assert(Gemm<Config>::kSharedBytes == {shared}, \"the host counts shared memory alike\");
+
+extern \"C\" __global__ void __launch_bounds__(kThreads, 1) __cluster_dims__({cluster}, 1, 1)
+{self}(const __grid_constant__ GemmArguments arguments) {{
+    Gemm<Config>::run(arguments);
+}}
+",
+            shared = self.shared_bytes(),
+        )
+    }
+}
+
+/// The kernel's name.
+impl fmt::Display for GemmConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let weights = if self.weights == Weights::Int4 { "w4a8" } else { "w8a8" };
+        write!(
+            f,
+            "gemm_sm90_{weights}_{}x{}_s{}_c{}_{:?}",
+            self.tile_channels(),
+            self.tokens,
+            self.stages,
+            self.cluster,
+            self.output
+        )?;
+        if self.activation != Activation::None {
+            write!(f, "_{:?}", self.activation)?;
+        }
+        if self.bias {
+            f.write_str("_bias")?;
+        }
+        if self.residual {
+            f.write_str("_residual")?;
+        }
+        Ok(())
+    }
+}

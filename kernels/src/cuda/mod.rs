@@ -1,0 +1,16 @@
+//! CUDA kernels: their sources, how each instance is specialised, how its weights are packed.
+//!
+//! The sources under `kernels/cuda` include nothing but each other. An instance is a named
+//! configuration; it prints the few lines that specialise a source, and codegen compiles them.
+
+pub mod gemm;
+pub mod pack;
+pub mod wgmma;
+
+/// Every source by the name that `#include` gives it.
+pub const SOURCES: [(&str, &str); 4] = [
+    ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
+    ("wgmma.cuh", include_str!("../../cuda/wgmma.cuh")),
+    ("epilogue.cuh", include_str!("../../cuda/epilogue.cuh")),
+    ("gemm_sm90.cuh", include_str!("../../cuda/gemm_sm90.cuh")),
+];

@@ -1,0 +1,221 @@
+//! Times: rotated buffers beyond L2, CUDA-graph replay, medians, all contenders in turn.
+
+use crate::device::{Buffer, Device};
+use crate::gemm::{Gemm, Operands, Shape};
+use crate::random;
+use crate::vendor::{Kind, Plan, Vendor};
+use anyhow::{Context as _, Result};
+use cudarc::driver::CudaGraph;
+use fqc_kernels::cuda::gemm::GemmConfig;
+use fqc_kernels::cuda::pack::packed_bytes;
+use serde_json::{Value, json};
+
+/// Bytes that one round through the buffers reads at least: more than twice any L2.
+const ROTATION: usize = 160 << 20;
+/// Milliseconds of one replay, about.
+const REPLAY_MS: f64 = 8.0;
+const ROUNDS: usize = 2;
+/// Milliseconds of replays before the timed ones: under its power limit a GPU takes that long to
+/// settle on the clock that a kernel allows.
+const WARM_MS: f64 = 160.0;
+const TIMED: usize = 5;
+
+/// One of ours and how it walks its tiles.
+#[derive(Clone, Copy)]
+pub struct Contender {
+    pub config: GemmConfig,
+    pub raster: usize,
+}
+
+/// Buffers of one rotation.
+struct Set {
+    x: Buffer,
+    w: Buffer,
+    x_half: Buffer,
+    w_half: Buffer,
+    y: Buffer,
+    scale: Buffer,
+    bias: Buffer,
+}
+
+/// One thing that is timed.
+struct Entry {
+    name: String,
+    graph: CudaGraph,
+    repeats: usize,
+    times: Vec<f64>,
+    since: [f64; ROUNDS],
+}
+
+pub struct Bench<'a> {
+    device: &'a Device,
+    vendor: Vendor,
+}
+
+impl<'a> Bench<'a> {
+    pub fn new(device: &'a Device) -> Result<Self> {
+        Ok(Self { device, vendor: Vendor::new(device)? })
+    }
+
+    /// Times the contenders beside the library on one shape; one JSON object an entry.
+    pub fn shape(&self, shape: Shape, contenders: &[Contender]) -> Result<Vec<Value>> {
+        let Shape { m, n, k } = shape;
+        let sets = self.sets(shape)?;
+        let ideal_ms = 2.0 * (m * n * k) as f64 / 1.2e15 * 1e3 + 0.008;
+        let repeats =
+            ((REPLAY_MS / ideal_ms) as usize).clamp(1, 400).div_ceil(sets.len()) * sets.len();
+        let mut entries = Vec::new();
+        for kind in [Kind::S32, Kind::S8, Kind::F16] {
+            let plan = self.vendor.plan(kind, shape)?;
+            for (index, algorithm) in self.best(&plan, &sets, shape)?.into_iter().enumerate() {
+                let graph = self.device.graph(|| {
+                    (0..repeats)
+                        .try_for_each(|i| self.library(&plan, algorithm, &sets[i % sets.len()]))
+                })?;
+                let name = format!("cublasLt {kind:?} {index}");
+                entries.push(Entry {
+                    name,
+                    graph,
+                    repeats,
+                    times: Vec::new(),
+                    since: [0.0; ROUNDS],
+                });
+            }
+        }
+        for Contender { config, raster } in contenders {
+            let mut gemms = Vec::new();
+            for set in &sets {
+                let operands = Operands {
+                    x: &set.x,
+                    weights: &set.w,
+                    scale: &set.scale,
+                    bias: &set.bias,
+                    residual: &set.x_half,
+                    out: &set.y,
+                    requantise: 30.0,
+                };
+                gemms.push(Gemm::new(self.device, config, shape, &operands, *raster)?);
+            }
+            let graph = self.device.graph(|| {
+                (0..repeats).try_for_each(|i| gemms[i % gemms.len()].launch(self.device))
+            })?;
+            let name = format!("{config} raster {raster}");
+            entries.push(Entry { name, graph, repeats, times: Vec::new(), since: [0.0; ROUNDS] });
+        }
+        for round in 0..ROUNDS {
+            // Forth and back, so that nobody always follows the same neighbour.
+            entries.reverse();
+            for entry in &mut entries {
+                let mut warm = 0.0;
+                while warm < WARM_MS {
+                    warm += self.device.time(&entry.graph)?;
+                }
+                entry.since[round] = now();
+                for _ in 0..TIMED {
+                    entry.times.push(self.device.time(&entry.graph)? / entry.repeats as f64);
+                }
+            }
+        }
+        Ok(entries.into_iter().map(|entry| record(shape, entry)).collect())
+    }
+
+    fn sets(&self, shape: Shape) -> Result<Vec<Set>> {
+        let Shape { m, n, k } = shape;
+        // INT4 weights are the smallest of what is read.
+        let bytes = m * k + n * k / 2;
+        let count = ROTATION.div_ceil(bytes).clamp(2, 24);
+        let make = |index: usize| -> Result<Set> {
+            let size = 1.0 / (5400.0 * (k as f32).sqrt());
+            let set = Set {
+                x: self.device.filled(m * k, 0)?,
+                w: self.device.filled(packed_bytes(n, k, false), 0)?,
+                x_half: self.device.filled((m * k).max(m * n) * 2, 0)?,
+                w_half: self.device.filled(n * k * 2, 0)?,
+                y: self.device.filled(m * n * 4, 0)?,
+                scale: self.device.upload(&vec![size; n])?,
+                bias: self.device.upload(&vec![0.125f32; n])?,
+            };
+            let seed = index as u64 * 4;
+            random::fill(self.device, &set.x, seed + 1, false)?;
+            random::fill(self.device, &set.w, seed + 2, false)?;
+            random::fill(self.device, &set.x_half, seed + 3, true)?;
+            random::fill(self.device, &set.w_half, seed + 4, true)?;
+            Ok(set)
+        };
+        (0..count).map(make).collect()
+    }
+
+    fn library(
+        &self,
+        plan: &Plan,
+        algorithm: &cudarc::cublaslt::sys::cublasLtMatmulAlgo_t,
+        set: &Set,
+    ) -> Result<()> {
+        let (x, w) = match plan.kind() {
+            Kind::F16 => (&set.x_half, &set.w_half),
+            Kind::S32 | Kind::S8 => (&set.x, &set.w),
+        };
+        self.vendor.launch(self.device, plan, algorithm, x, w, &set.y)
+    }
+
+    /// The two fastest of the library's candidates, by a first short timing.
+    fn best<'p>(
+        &self,
+        plan: &'p Plan,
+        sets: &[Set],
+        shape: Shape,
+    ) -> Result<Vec<&'p cudarc::cublaslt::sys::cublasLtMatmulAlgo_t>> {
+        let ideal_ms = 2.0 * (shape.m * shape.n * shape.k) as f64 / 1.2e15 * 1e3 + 0.008;
+        let repeats = ((1.5 / ideal_ms) as usize).clamp(2, 60);
+        let mut timed = Vec::new();
+        for algorithm in &plan.algorithms {
+            // Some candidates refuse the shape only when they are launched.
+            if self.library(plan, algorithm, &sets[0]).is_err() {
+                continue;
+            }
+            let graph = self.device.graph(|| {
+                (0..repeats).try_for_each(|i| self.library(plan, algorithm, &sets[i % sets.len()]))
+            })?;
+            graph.launch()?;
+            let times = [self.device.time(&graph)?, self.device.time(&graph)?];
+            timed.push((times[0].min(times[1]), algorithm));
+        }
+        timed.sort_by(|a, b| a.0.total_cmp(&b.0));
+        timed.first().context("the library has no algorithm for this product")?;
+        Ok(timed.into_iter().take(2).map(|(_, algorithm)| algorithm).collect())
+    }
+}
+
+fn record(shape: Shape, mut entry: Entry) -> Value {
+    entry.times.sort_by(f64::total_cmp);
+    let median = entry.times[entry.times.len() / 2];
+    let operations = 2.0 * (shape.m * shape.n * shape.k) as f64;
+    json!({
+        "m": shape.m, "n": shape.n, "k": shape.k,
+        "name": entry.name,
+        "us": round(median * 1e3, 100.0),
+        "tops": round(operations / median / 1e9, 10.0),
+        "since": entry.since,
+        "spread": round(entry.times[entry.times.len() - 1] / entry.times[0], 1000.0),
+    })
+}
+
+/// Seconds of the day, to find an entry in a log of clocks and power.
+fn now() -> f64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0.0, |t| round(t.as_secs_f64() % 86400.0, 1000.0))
+}
+
+fn round(value: f64, steps: f64) -> f64 {
+    (value * steps).round() / steps
+}
+
+/// The library's best of a kind among the records, in microseconds.
+pub fn library_best(records: &[Value], kind: &str) -> f64 {
+    let prefix = format!("cublasLt {kind} ");
+    records
+        .iter()
+        .filter(|record| record["name"].as_str().is_some_and(|name| name.starts_with(&prefix)))
+        .filter_map(|record| record["us"].as_f64())
+        .fold(f64::INFINITY, f64::min)
+}

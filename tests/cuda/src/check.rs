@@ -1,0 +1,225 @@
+//! Correctness: accumulators bit for bit, outputs against the same arithmetic on the host.
+
+use crate::device::Device;
+use crate::gemm::{Gemm, Operands, Shape};
+use crate::random::Random;
+use anyhow::{Result, bail};
+use fqc_kernels::cuda::gemm::{Activation, GemmConfig, Output, Weights};
+use fqc_kernels::cuda::pack::{pack_int4, pack_int8};
+use half::{bf16, f16};
+use std::collections::BTreeMap;
+
+/// Ragged everything: M from 1 through primes, N odd multiples of 16, K with tails. The last ones
+/// have more tiles than a GPU has multiprocessors.
+const SHAPES: [(usize, usize, usize); 18] = [
+    (1, 16, 16),
+    (7, 48, 128),
+    (8, 64, 144),
+    (13, 80, 400),
+    (63, 112, 256),
+    (64, 128, 1040),
+    (65, 144, 272),
+    (127, 208, 512),
+    (128, 256, 384),
+    (129, 272, 640),
+    (191, 336, 1168),
+    (257, 528, 256),
+    (311, 400, 2064),
+    (509, 1040, 784),
+    (1021, 784, 128),
+    (17, 5136, 1040),
+    (2129, 4112, 528),
+    (4099, 2064, 1296),
+];
+
+/// One problem on the host, with the exact accumulators.
+struct Problem {
+    shape: Shape,
+    x: Vec<i8>,
+    w: Vec<i8>,
+    scale: Vec<f32>,
+    bias: Vec<f32>,
+    residual: Vec<f32>,
+    accumulators: Vec<i32>,
+}
+
+impl Problem {
+    fn new(shape: Shape, limit: i8) -> Self {
+        let Shape { m, n, k } = shape;
+        let mut random = Random::new((m * 31 + n * 7 + k) as u64);
+        let x = random.codes(m * k, 127);
+        let w = random.codes(n * k, limit);
+        let size = 1.0 / (127.0 * f32::from(limit) * (k as f32).sqrt());
+        let scale = random.floats(n, size, 3.0 * size);
+        let bias = random.floats(n, -1.0, 1.0);
+        let residual = random.floats(m * n, -1.0, 1.0);
+        let accumulators = multiply(&x, &w, shape);
+        Self { shape, x, w, scale, bias, residual, accumulators }
+    }
+
+    /// The epilogue in float, as the kernel does it.
+    fn expected(&self, config: &GemmConfig, token: usize, channel: usize) -> f32 {
+        let at = token * self.shape.n + channel;
+        let bias = if config.bias { self.bias[channel] } else { 0.0 };
+        let y = (self.accumulators[at] as f32).mul_add(self.scale[channel], bias);
+        let y = match config.activation {
+            Activation::None => y,
+            Activation::Relu => y.max(0.0),
+            Activation::Gelu => 0.5 * y * (1.0 + erf(y * std::f32::consts::FRAC_1_SQRT_2)),
+            Activation::GeluTanh => {
+                0.5 * y * (1.0 + (y * 0.035_677_408f32.mul_add(y * y, 0.797_884_56)).tanh())
+            }
+            Activation::Silu => y / (1.0 + (-y).exp()),
+        };
+        match (config.residual, config.output) {
+            (false, _) => y,
+            (true, Output::Bf16) => y + bf16::from_f32(self.residual[at]).to_f32(),
+            (true, _) => y + f16::from_f32(self.residual[at]).to_f32(),
+        }
+    }
+}
+
+/// The definition of the product, a token a thread at a time.
+fn multiply(x: &[i8], w: &[i8], Shape { n, k, .. }: Shape) -> Vec<i32> {
+    let m = x.len() / k;
+    let mut out = vec![0; m * n];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let rows = m.div_ceil(threads);
+    std::thread::scope(|scope| {
+        for (x, out) in x.chunks(rows * k).zip(out.chunks_mut(rows * n)) {
+            scope.spawn(move || {
+                for (x, out) in x.chunks_exact(k).zip(out.chunks_exact_mut(n)) {
+                    for (w, out) in w.chunks_exact(k).zip(out) {
+                        *out = x.iter().zip(w).map(|(&x, &w)| i32::from(x) * i32::from(w)).sum();
+                    }
+                }
+            });
+        }
+    });
+    out
+}
+
+/// erf by its series and continued fraction; good to the last bits of f32.
+fn erf(x: f32) -> f32 {
+    let (mut sum, mut term, x) = (0.0f64, f64::from(x), f64::from(x));
+    if x.abs() > 4.0 {
+        return x.signum() as f32;
+    }
+    for i in 0..80 {
+        sum += term / f64::from(2 * i + 1);
+        term *= -x * x / f64::from(i + 1);
+    }
+    (sum * 2.0 / std::f64::consts::PI.sqrt()) as f32
+}
+
+const POISON: u8 = 0xa5;
+const GUARD: usize = 4096;
+/// Scale of re-quantised outputs.
+const Y_SCALE: f32 = 1.0 / 40.0;
+
+/// Checks every instance on every shape; names the first fault of each.
+pub fn check(device: &Device, configs: &[GemmConfig]) -> Result<()> {
+    let mut faults: BTreeMap<String, String> = BTreeMap::new();
+    for weights in [Weights::Int8, Weights::Int4] {
+        let limit = if weights == Weights::Int4 { 7 } else { 127 };
+        let alike: Vec<_> = configs.iter().filter(|config| config.weights == weights).collect();
+        for (m, n, k) in SHAPES {
+            if alike.is_empty() {
+                continue;
+            }
+            let problem = Problem::new(Shape { m, n, k }, limit);
+            for config in &alike {
+                if let Err(fault) = check_one(device, config, &problem) {
+                    faults.entry(config.to_string()).or_insert_with(|| format!("{fault:#}"));
+                }
+            }
+        }
+    }
+    for fault in faults.values() {
+        println!("WRONG {fault}");
+    }
+    if !faults.is_empty() {
+        bail!("{} of {} instances are wrong", faults.len(), configs.len());
+    }
+    println!("{} instances are right on {} shapes", configs.len(), SHAPES.len());
+    Ok(())
+}
+
+fn check_one(device: &Device, config: &GemmConfig, problem: &Problem) -> Result<()> {
+    let Shape { m, n, k } = problem.shape;
+    let packed = match config.weights {
+        Weights::Int4 => pack_int4(&problem.w, n, k),
+        Weights::Int8 => pack_int8(&problem.w, n, k),
+    };
+    let residual: Vec<u16> = match config.output {
+        Output::Bf16 => problem.residual.iter().map(|&v| bf16::from_f32(v).to_bits()).collect(),
+        _ => problem.residual.iter().map(|&v| f16::from_f32(v).to_bits()).collect(),
+    };
+    let bytes = m * n * config.output.bytes();
+    let out = device.filled(bytes + GUARD, POISON)?;
+    let operands = Operands {
+        x: &device.upload(&problem.x)?,
+        weights: &device.upload(&packed)?,
+        scale: &device.upload(&problem.scale)?,
+        bias: &device.upload(&problem.bias)?,
+        residual: &device.upload(&residual)?,
+        out: &out,
+        requantise: 1.0 / Y_SCALE,
+    };
+    let gemm = Gemm::new(device, config, problem.shape, &operands, 8)?;
+    gemm.launch(device)?;
+    let result = device.download(&out)?;
+    if result[bytes..].iter().any(|&byte| byte != POISON) {
+        bail!("{config} at {:?} writes past its output", problem.shape);
+    }
+    for token in 0..m {
+        for channel in 0..n {
+            let at = token * n + channel;
+            if let Some(fault) = fault(config, problem, &result, token, channel, at) {
+                bail!("{config} at {:?}, token {token}, channel {channel}: {fault}", problem.shape);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fault(
+    config: &GemmConfig,
+    problem: &Problem,
+    result: &[u8],
+    token: usize,
+    channel: usize,
+    at: usize,
+) -> Option<String> {
+    let pair = || [result[at * 2], result[at * 2 + 1]];
+    let quad = || [result[at * 4], result[at * 4 + 1], result[at * 4 + 2], result[at * 4 + 3]];
+    if config.output == Output::S32 {
+        let (got, wanted) = (i32::from_le_bytes(quad()), problem.accumulators[at]);
+        return (got != wanted).then(|| format!("{got} instead of {wanted}"));
+    }
+    let wanted = problem.expected(config, token, channel);
+    // Activations by approximate instructions may differ by more than their rounding.
+    let slack = match config.activation {
+        Activation::None | Activation::Relu => 0.0,
+        Activation::Gelu => 1e-6,
+        Activation::GeluTanh | Activation::Silu => 1.5e-3,
+    };
+    let (got, wanted, step) = match config.output {
+        Output::S8 => {
+            let wanted = (wanted / Y_SCALE).round_ties_even().clamp(-127.0, 127.0);
+            (f32::from(result[at] as i8), wanted, 1.0)
+        }
+        Output::F16 => {
+            let (got, wanted) = (f16::from_le_bytes(pair()), f16::from_f32(wanted));
+            (got.to_f32(), wanted.to_f32(), wanted.to_f32().abs().max(1e-4) / 1024.0)
+        }
+        Output::Bf16 => {
+            let (got, wanted) = (bf16::from_le_bytes(pair()), bf16::from_f32(wanted));
+            (got.to_f32(), wanted.to_f32(), wanted.to_f32().abs().max(1e-4) / 128.0)
+        }
+        _ => (f32::from_le_bytes(quad()), wanted, 0.0),
+    };
+    let allowed = if slack == 0.0 { 0.0 } else { slack * wanted.abs().max(1.0) + step };
+    // NaN is never within the allowance.
+    (!((got - wanted).abs() <= allowed)).then(|| format!("{got} instead of {wanted}"))
+}

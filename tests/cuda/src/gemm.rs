@@ -1,0 +1,160 @@
+//! Launches `gemm_sm90.cuh`.
+
+use crate::device::{Buffer, Device, address};
+use anyhow::Result;
+use cudarc::driver::sys::{self, CUtensorMap, CUtensorMapDataType, CUtensorMapSwizzle};
+use cudarc::driver::{CudaFunction, DeviceRepr};
+use fqc_kernels::cuda::gemm::{GemmConfig, Output, THREADS};
+use fqc_kernels::cuda::pack::{BLOCK_K, k_blocks};
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct TensorMap([u64; 16]);
+
+/// `GemmArguments` of the source.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Arguments {
+    x: TensorMap,
+    y: TensorMap,
+    weights: u64,
+    scale: u64,
+    bias: u64,
+    residual: u64,
+    out: u64,
+    requantise: f32,
+    m: i32,
+    n: i32,
+    k_blocks: i32,
+    raster: i32,
+}
+
+// SAFETY: the layout is that of the kernel's parameter.
+unsafe impl DeviceRepr for Arguments {}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Shape {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+}
+
+/// Buffers of one product. The activations' rows are `k` bytes, a multiple of 16.
+pub struct Operands<'a> {
+    pub x: &'a Buffer,
+    pub weights: &'a Buffer,
+    pub scale: &'a Buffer,
+    pub bias: &'a Buffer,
+    pub residual: &'a Buffer,
+    pub out: &'a Buffer,
+    pub requantise: f32,
+}
+
+pub struct Gemm {
+    config: GemmConfig,
+    kernel: CudaFunction,
+    arguments: Arguments,
+    grid: u32,
+}
+
+impl Gemm {
+    pub fn new(
+        device: &Device,
+        config: &GemmConfig,
+        shape: Shape,
+        operands: &Operands,
+        raster: usize,
+    ) -> Result<Self> {
+        let kernel =
+            device.kernel(&config.to_string(), || config.source(), config.shared_bytes())?;
+        let at = |buffer: &Buffer| address(buffer, &device.stream);
+        let x = tensor_map(
+            CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+            at(operands.x),
+            [shape.k, shape.m],
+            shape.k,
+            [BLOCK_K as u32, config.x_box_tokens()],
+            CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+        )?;
+        let y = if config.output.staged() {
+            let (kind, swizzle) = match config.output {
+                Output::S8 => (
+                    CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+                    CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+                ),
+                _ => (
+                    CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                    CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                ),
+            };
+            let pitch = shape.n * config.output.bytes();
+            let span = [64, config.y_box_tokens()];
+            tensor_map(kind, at(operands.out), [shape.n, shape.m], pitch, span, swizzle)?
+        } else {
+            x
+        };
+        let cluster = config.cluster as usize;
+        let channel_tiles = shape.n.div_ceil(config.tile_channels() * cluster);
+        let tiles = channel_tiles * shape.m.div_ceil(config.tokens as usize);
+        let active =
+            device.active_clusters(&kernel, config.cluster, THREADS, config.shared_bytes())?;
+        let clusters = tiles.min(active);
+        Ok(Self {
+            config: *config,
+            kernel,
+            arguments: Arguments {
+                x,
+                y,
+                weights: at(operands.weights),
+                scale: at(operands.scale),
+                bias: at(operands.bias),
+                residual: at(operands.residual),
+                out: at(operands.out),
+                requantise: operands.requantise,
+                m: shape.m as i32,
+                n: shape.n as i32,
+                k_blocks: k_blocks(shape.k) as i32,
+                raster: raster as i32,
+            },
+            grid: (clusters * cluster) as u32,
+        })
+    }
+
+    pub fn launch(&self, device: &Device) -> Result<()> {
+        let shared = self.config.shared_bytes();
+        device.launch(&self.kernel, &self.arguments, self.grid, THREADS, shared)
+    }
+}
+
+fn tensor_map(
+    kind: CUtensorMapDataType,
+    address: u64,
+    sizes: [usize; 2],
+    pitch: usize,
+    span: [u32; 2],
+    swizzle: CUtensorMapSwizzle,
+) -> Result<TensorMap> {
+    // SAFETY: a tensor map is plain bytes.
+    let mut map: CUtensorMap = unsafe { std::mem::zeroed() };
+    let sizes = sizes.map(|size| size as u64);
+    // SAFETY: every pointer is to live values of the stated rank.
+    let status = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &mut map,
+            kind,
+            2,
+            address as *mut _,
+            sizes.as_ptr(),
+            [pitch as u64].as_ptr(),
+            span.as_ptr(),
+            [1u32, 1].as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            swizzle,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    status.result()?;
+    // SAFETY: the map is 128 bytes.
+    Ok(unsafe { std::ptr::read_unaligned((&raw const map).cast::<TensorMap>()) })
+}

@@ -1,0 +1,133 @@
+//! Checks and benchmarks the CUDA kernels on a machine with a GPU.
+
+mod bench;
+mod check;
+mod device;
+mod gemm;
+mod instances;
+mod random;
+mod vendor;
+
+use anyhow::{Context as _, Result, bail};
+use device::Device;
+use fqc_codegen::cuda::{Arch, Cache, Nvrtc};
+use gemm::Shape;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const USAGE: &str = "\
+usage: fqc-cuda-bench COMMAND [--out FILE] [--m M,M] [--shapes N] [--only TEXT]
+
+  compile   compile every instance into the cache; needs no GPU
+  check     compare every instance with the definition
+  bench     time them beside cublasLt
+  all       check, then bench";
+
+/// (K, N) of transformer layers.
+const LAYERS: [(usize, usize); 6] =
+    [(4096, 4096), (4096, 12288), (4096, 16384), (16384, 4096), (9216, 36864), (8192, 28672)];
+
+/// Lines that are printed of each family.
+const SHOWN: usize = 7;
+
+struct Options {
+    out: Option<String>,
+    tokens: Vec<usize>,
+    layers: usize,
+    only: String,
+}
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().context(USAGE)?;
+    let mut options = Options {
+        out: None,
+        tokens: vec![256, 512, 1024, 2048, 8192],
+        layers: LAYERS.len(),
+        only: String::new(),
+    };
+    while let Some(name) = arguments.next() {
+        let value = arguments.next().context(USAGE)?;
+        match name.as_str() {
+            "--out" => options.out = Some(value),
+            "--m" => {
+                options.tokens = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
+            }
+            "--shapes" => options.layers = value.parse::<usize>()?.min(LAYERS.len()),
+            "--only" => options.only = value,
+            _ => bail!("{USAGE}"),
+        }
+    }
+    match command.as_str() {
+        "compile" => compile(),
+        "check" => check(&options),
+        "bench" => bench(&options),
+        "all" => {
+            check(&options)?;
+            bench(&options)
+        }
+        _ => bail!("{USAGE}"),
+    }
+}
+
+/// Fills the cache, on all cores.
+fn compile() -> Result<()> {
+    let folder = std::env::var("FQC_CACHE").unwrap_or_else(|_| ".cache".into());
+    let cache = Cache::new(format!("{folder}/cubins"), Nvrtc::load()?);
+    let (configs, next) = (instances::all(), AtomicUsize::new(0));
+    let work = || -> Result<()> {
+        while let Some(config) = configs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            cache.get(&config.to_string(), &config.source(), Arch::Sm90a)?;
+        }
+        Ok(())
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("a worker that ends"))
+    })?;
+    println!("{} instances compiled", configs.len());
+    Ok(())
+}
+
+fn check(options: &Options) -> Result<()> {
+    compile()?;
+    let mut configs = instances::checked();
+    configs.retain(|config| config.to_string().contains(&options.only));
+    check::check(&Device::open()?, &configs)
+}
+
+fn bench(options: &Options) -> Result<()> {
+    compile()?;
+    let device = Device::open()?;
+    let bench = bench::Bench::new(&device)?;
+    let mut out = options.out.as_ref().map(std::fs::File::create).transpose()?;
+    println!("{}, {} multiprocessors", device.context.name()?, device.processors);
+    for &m in &options.tokens {
+        for &(k, n) in &LAYERS[..options.layers] {
+            let mut contenders = instances::timed(m);
+            contenders.retain(|c| c.config.to_string().contains(&options.only));
+            let mut records = bench.shape(Shape { m, n, k }, &contenders)?;
+            let s32 = bench::library_best(&records, "S32");
+            records.sort_by(|a, b| a["us"].as_f64().partial_cmp(&b["us"].as_f64()).expect("times"));
+            println!("\nM {m} K {k} N {n}");
+            let mut shown: BTreeMap<&str, usize> = BTreeMap::new();
+            for record in &records {
+                if let Some(out) = &mut out {
+                    writeln!(out, "{record}")?;
+                }
+                let name = record["name"].as_str().expect("a name");
+                let family = &name[..name.len().min(14)];
+                let count = shown.entry(family).or_default();
+                *count += 1;
+                if *count <= if family.starts_with("cublas") { 1 } else { SHOWN } {
+                    let us = record["us"].as_f64().expect("a time");
+                    let tops = record["tops"].as_f64().expect("a rate");
+                    println!("{us:8.1} us {tops:6.0} TOPS {:5.2}x {name}", s32 / us);
+                }
+            }
+        }
+    }
+    Ok(())
+}
