@@ -126,6 +126,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         b.either(
             both,
             || {
+                self.gemm.prefetch(at, 2 * HEIGHT);
                 self.products(at, &first);
             },
             || {

@@ -237,7 +237,7 @@ fn levels_are_chosen_or_refused() {
         let code: Vec<_> = levels.iter().map(|level| code(level)).collect();
         Model::from_parts(program.clone(), &weights, &code, forced)
     };
-    let all = ["amx-int8", "avx2", "avx512-vnni"];
+    let all = ["amx-int8", "avx2", "avx512-bf16", "avx512-vnni"];
     assert_eq!(Some(make(&all, None).unwrap().level()), fqrt::best_level());
     for level in Level::ALL {
         match make(&all, Some(level)) {

@@ -26,7 +26,7 @@
 //! | 8 | u64 offset, u64 length | |
 //! | 24 | u32 alignment, u32 zero | 4096 for weights and code, else 64 |
 //! | 32 | target, 32 bytes | `cpu`, `cuda:sm_90a`; zero-padded UTF-8 |
-//! | 64 | level, 32 bytes | `avx2`, `avx512-vnni`, `amx-int8` |
+//! | 64 | level, 32 bytes | `avx2`, `avx512-vnni`, `avx512-bf16`, `amx-int8` |
 //! | 96 | BLAKE3 of the section | |
 //!
 //! Kinds: 1 manifest (JSON, opaque here), 2 weights, 3 plan ([`Program`]), 4 code (u32 number of
