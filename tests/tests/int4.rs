@@ -2,10 +2,10 @@
 //! kept in eight bits give the same bytes.
 
 use anyhow::{Context, Result, ensure};
-use fqbin::{File, Image, to_bytes};
+use fqbin::{Buffer, File, Image, Place, to_bytes};
 use fqc_codegen::cpu::generate;
 use fqc_interp::{Tensor, evaluate};
-use fqc_ir::plan::{Kernel, Place, Plan};
+use fqc_ir::plan::{self, Kernel, Plan};
 use fqc_ir::text::{Blobs, parse};
 use fqc_ir::{Elem, Graph};
 use fqc_passes::quant::passes::{fold_qdq, fold_quantize};
@@ -61,7 +61,7 @@ fn input(rows: usize) -> Vec<(String, Tensor)> {
 fn weights(plan: &Plan) -> Vec<(Elem, usize)> {
     let gemms = plan.steps.iter().filter(|s| matches!(s.kernel, Kernel::Gemm(_)));
     let packed = gemms.filter_map(|s| match &plan.buffer(s.args[1].buffer).place {
-        Place::Const(value) => Some((value.elem, value.bytes.as_slice().len())),
+        plan::Place::Const(value) => Some((value.elem, value.bytes.as_slice().len())),
         _ => None,
     });
     packed.collect()
@@ -94,6 +94,41 @@ fn four_bits_are_halves_of_bytes_from_the_graph_to_the_runtime() -> Result<()> {
             let got = cpu.run(&inputs)?;
             ensure!(got[0].1 == want[0].1, "{} rows at {}", rows, cpu.name());
         }
+    }
+    Ok(())
+}
+
+/// A program that says of a packed weight what its bytes do not bear out is refused before it runs.
+#[test]
+fn a_packed_weight_that_is_too_short_for_its_type_never_runs() -> Result<()> {
+    let levels = runtime::levels()?;
+    let target = generate(&runtime::lower(&graph("i4")?)?, &levels)?;
+    let is_packed = |b: &Buffer| b.elem == fqbin::Elem::I4;
+    let at = target.program.buffers.iter().position(is_packed).context("a packed weight")?;
+    let runs = |damage: &dyn Fn(&mut Buffer)| {
+        let mut damaged = target.clone();
+        damage(&mut damaged.program.buffers[at]);
+        let sessions = runtime::sessions(&damaged, &levels);
+        sessions
+            .and_then(|mut cpus| cpus.iter_mut().try_for_each(|cpu| cpu.run(&input(3)).map(|_| ())))
+    };
+    ensure!(runs(&|_| ()).is_ok());
+    let as_bytes = runs(&|b| b.elem = fqbin::Elem::I8).unwrap_err();
+    let half = runs(&|b| {
+        if let Place::Weight { len, .. } = &mut b.place {
+            *len /= 2;
+        }
+    });
+    let half = half.unwrap_err();
+    let outside = runs(&|b| {
+        if let Place::Weight { offset, .. } = &mut b.place {
+            *offset += 1 << 20;
+        }
+    });
+    let outside = outside.unwrap_err();
+    for error in [as_bytes, half, outside] {
+        let text = format!("{error:#}");
+        ensure!(text.contains("`w"), "{text}");
     }
     Ok(())
 }
