@@ -10,6 +10,7 @@ use super::attention::Attention;
 use super::build::Code;
 use super::gather::{Gather, GatherElements, GatherNd};
 use super::matmul::MatMul;
+use super::nibbles::Nibbles;
 use super::norm::Norm;
 use super::pointwise::Pointwise;
 use super::quantize::Quantize;
@@ -20,8 +21,8 @@ use super::source::Source;
 use super::spec::Sizes;
 use super::transpose::Transpose;
 use super::{
-    CpuError, attention, gather, gemm, matmul, norm, pointwise, quantize, reduce, scatter, softmax,
-    source,
+    CpuError, attention, gather, gemm, matmul, nibbles, norm, pointwise, quantize, reduce, scatter,
+    softmax, source,
 };
 
 /// Everything that a kernel's code depends on, the level aside. Equal ones share the code.
@@ -35,6 +36,7 @@ pub enum Spec {
     ArgReduce(ArgReduce),
     CumSum(CumSum),
     Softmax(Softmax),
+    Nibbles(Nibbles),
     Norm(Norm),
     Quantize(Quantize),
     Attention(Attention),
@@ -76,7 +78,7 @@ impl Call {
         let elem = |view: &fqc_ir::plan::View| plan.buffer(view.buffer).elem;
         let elems: Vec<Elem> = step.args.iter().chain(&step.results).map(elem).collect();
         if let Some(narrow) = elems.iter().find(|e| e.bits() < 8)
-            && !matches!(step.kernel, Kernel::Gemm(_))
+            && !matches!(step.kernel, Kernel::Gemm(_) | Kernel::Pointwise(_))
         {
             return Err(unsupported(step, format!("elements of {narrow} are not addressable")));
         }
@@ -94,6 +96,9 @@ impl Call {
                 })
             }
             Kernel::MatMul => matmul::call(step, &elems),
+            Kernel::Pointwise(expr) if nibbles::is_narrow(&elems) => {
+                nibbles::call(step, expr, &elems)
+            }
             Kernel::Pointwise(expr) => pointwise::call(step, expr, &elems),
             Kernel::Reduce { op, keep } => reduce::call(step, *op, *keep, &elems),
             Kernel::ArgReduce { largest, last } => reduce::arg_call(step, *largest, *last, &elems),
@@ -171,6 +176,7 @@ impl Spec {
                 Spec::ArgReduce(k) => k.emit(b),
                 Spec::CumSum(k) => k.emit(b),
                 Spec::Softmax(k) => k.emit(b),
+                Spec::Nibbles(k) => k.emit(b),
                 Spec::Norm(k) => k.emit(b),
                 Spec::Quantize(k) => k.emit(b),
                 Spec::Attention(k) => k.emit(b),

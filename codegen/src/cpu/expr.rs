@@ -1,5 +1,6 @@
 //! Scalar expressions as LLVM IR, over scalars or vectors alike. In registers f16 and bf16 are f32
-//! values that are rounded after every operation, bools are one bit, integers have their own width.
+//! values that are rounded after every operation, bools are one bit, integers have their own width or,
+//! of four bits, a byte.
 //! [`check`] refuses what cannot be emitted; after it, emission cannot fail.
 
 use fqc_ir::expr::{BinaryOp, Expr, Literal, UnaryOp};
@@ -23,7 +24,7 @@ pub fn register_type<'c>(b: &Builder<'_, 'c>, elem: Elem, lanes: u32) -> Ty<'c> 
         Elem::Bool => b.int(1),
         Elem::F16 | Elem::BF16 | Elem::F32 => b.f32(),
         Elem::F64 => b.f64(),
-        _ => b.int(elem.bits()),
+        _ => b.int(elem.bits().max(8)),
     };
     b.vec(scalar, lanes)
 }
@@ -75,19 +76,24 @@ pub fn check(expr: &Expr, args: &[Elem]) -> Result<Elem, CpuError> {
     if let Some(elem) = args.iter().find(|e| e.bits() < 8) {
         return Err(unsupported(format!("elements of {elem} are not computed with on the CPU")));
     }
-    if casts_below_a_byte(expr) {
-        return Err(unsupported("casts to 4-bit integers are not computed on the CPU".to_owned()));
+    let elem = expr.elem(args).map_err(unsupported)?;
+    if computes_below_a_byte(expr, args) {
+        let reason = "4-bit integers are cast but not computed with on the CPU";
+        return Err(unsupported(reason.to_owned()));
     }
-    expr.elem(args).map_err(unsupported)
+    Ok(elem)
 }
 
-fn casts_below_a_byte(expr: &Expr) -> bool {
+/// Whether an operation other than a cast or a choice has operands of four bits.
+fn computes_below_a_byte(expr: &Expr, args: &[Elem]) -> bool {
+    let narrow = |e: &Expr| e.elem(args).is_ok_and(|elem| elem.bits() < 8);
+    let within = |e: &Expr| computes_below_a_byte(e, args);
     match expr {
         Expr::Arg(_) | Expr::Literal(_) => false,
-        Expr::Unary(_, a) => casts_below_a_byte(a),
-        Expr::Binary(_, a, b) => casts_below_a_byte(a) || casts_below_a_byte(b),
-        Expr::Select(c, a, b) => [c, a, b].into_iter().any(|e| casts_below_a_byte(e)),
-        Expr::Cast(elem, a) => elem.bits() < 8 || casts_below_a_byte(a),
+        Expr::Unary(_, a) => narrow(a) || within(a),
+        Expr::Binary(_, a, b) => narrow(a) || within(a) || within(b),
+        Expr::Select(c, a, b) => within(c) || within(a) || within(b),
+        Expr::Cast(_, a) => within(a),
     }
 }
 
@@ -389,6 +395,10 @@ pub fn cast<'c>(b: &Builder<'_, 'c>, x: Typed<'c>, to: Elem) -> Typed<'c> {
     if x.elem == to {
         return x;
     }
+    if to.bits() < 8 {
+        return cast_to_four_bits(b, x, to);
+    }
+    let x = Typed { elem: byte_of(x.elem), ..x };
     let val = if to == Elem::Bool {
         match x.elem.is_float() {
             true => b.fcmp(UNE, v, b.zero(v.get_type())),
@@ -409,6 +419,24 @@ pub fn cast<'c>(b: &Builder<'_, 'c>, x: Typed<'c>, to: Elem) -> Typed<'c> {
     } else {
         b.zext(v, ty)
     };
+    Typed { elem: to, val }
+}
+
+/// The type that four bits are held as in registers.
+fn byte_of(elem: Elem) -> Elem {
+    match elem {
+        Elem::I4 => Elem::I8,
+        Elem::U4 => Elem::U8,
+        other => other,
+    }
+}
+
+/// The lowest four bits of an integer, sign or zeros above.
+fn cast_to_four_bits<'c>(b: &Builder<'_, 'c>, x: Typed<'c>, to: Elem) -> Typed<'c> {
+    let byte = cast(b, x, byte_of(to)).val;
+    let four = b.iconst(byte.get_type(), 4);
+    let high = b.shl(byte, four);
+    let val = if to.is_signed() { b.ashr(high, four) } else { b.lshr(high, four) };
     Typed { elem: to, val }
 }
 

@@ -379,7 +379,8 @@ fn accumulators_are_the_sums_of_the_products_at_every_level() {
         for signed in [true, false] {
             let input = GemmInput::Codes { signed };
             let case = || Case::new(seed as u64, rows, k, n, input, GemmOutput::I32);
-            for case in [case(), case().narrow()] {
+            let narrow = signed == seed.is_multiple_of(2);
+            for case in [Some(case()), narrow.then(|| case().narrow())].into_iter().flatten() {
                 let expected = case.accumulators();
                 for (level, blob) in blobs(&case.desc) {
                     assert!(as_i32(&case.run(&blob)) == expected, "{level}: {}", case.name());

@@ -18,6 +18,7 @@ mod generate;
 pub mod math;
 pub mod math64;
 mod matmul;
+mod nibbles;
 mod norm;
 pub mod object;
 mod pointwise;

@@ -4,6 +4,7 @@
 
 mod index;
 mod linear;
+mod narrow;
 mod nn;
 mod shape;
 pub mod view;
@@ -11,6 +12,7 @@ pub mod view;
 use fqc_ir::expr::Literal;
 use fqc_ir::plan::{Buffer, BufferId, Kernel, Place, Plan, Port, Precision, Step, View};
 use fqc_ir::{BinaryOp, Const, Dim, Elem, Expr, Graph, NodeId, Op, Shape, Type};
+use narrow::{is_narrow, over_stored, stored, stored_const};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -105,7 +107,9 @@ impl<'g> Lowering<'g> {
             let node = graph.node(id);
             let (elem, shape) = (node.ty.elem, node.ty.shape.clone());
             let buffer = lowering.buffer(&node.name, elem, shape.clone(), Place::Input(i));
-            lowering.values.insert(id, View::whole(buffer, &shape));
+            let port = View::whole(buffer, &shape);
+            let value = if is_narrow(elem) { lowering.unpack_port(id, port) } else { port };
+            lowering.values.insert(id, value);
             lowering.plan.inputs.push(Port { name: node.name.clone(), elem, shape, buffer });
         }
         lowering
@@ -122,8 +126,13 @@ impl<'g> Lowering<'g> {
                 None => {
                     let place = Place::Output(i);
                     let buffer = self.buffer(&name, ty.elem, ty.shape.clone(), place);
-                    let value = self.value(id);
-                    self.copy(&name, value, View::whole(buffer, &ty.shape));
+                    let port = View::whole(buffer, &ty.shape);
+                    if is_narrow(ty.elem) {
+                        self.pack_port(id, port);
+                    } else {
+                        let value = self.value(id);
+                        self.copy(&name, value, port);
+                    }
                     buffer
                 }
             };
@@ -139,7 +148,7 @@ impl<'g> Lowering<'g> {
     /// A new arena buffer for a part of node `id`.
     fn arena(&mut self, id: NodeId, elem: Elem, shape: Shape) -> BufferId {
         let name = self.graph.node(id).name.clone();
-        self.buffer(&name, elem, shape, Place::Arena)
+        self.buffer(&name, stored(elem), shape, Place::Arena)
     }
 
     /// A constant as a whole view.
@@ -154,11 +163,11 @@ impl<'g> Lowering<'g> {
     fn result(&mut self, id: NodeId) -> View {
         let ty = self.graph.node(id).ty.clone();
         let buffer = match self.free_outputs.remove(&id) {
-            Some(i) => {
+            Some(i) if !is_narrow(ty.elem) => {
                 let name = self.graph.node(id).name.clone();
                 self.buffer(&name, ty.elem, ty.shape.clone(), Place::Output(i))
             }
-            None => self.arena(id, ty.elem, ty.shape.clone()),
+            _ => self.arena(id, ty.elem, ty.shape.clone()),
         };
         let view = View::whole(buffer, &ty.shape);
         self.values.insert(id, view.clone());
@@ -184,7 +193,7 @@ impl<'g> Lowering<'g> {
     /// is packed instead).
     fn value(&mut self, id: NodeId) -> View {
         if let (false, Some(value)) = (self.values.contains_key(&id), self.const_of(id)) {
-            let view = self.constant(&self.graph.node(id).name, value.clone());
+            let view = self.constant(&self.graph.node(id).name, stored_const(value));
             self.values.insert(id, view);
         }
         self.values[&id].clone()
@@ -238,6 +247,8 @@ impl<'g> Lowering<'g> {
     /// An element-wise step over operands broadcast to the result.
     fn pointwise(&mut self, id: NodeId, expr: Expr, operands: &[NodeId]) {
         let shape = self.ty(id).shape.clone();
+        let elems: Vec<Elem> = operands.iter().map(|&o| self.ty(o).elem).collect();
+        let expr = over_stored(&expr, &elems, self.ty(id).elem);
         let args = operands.iter().map(|&o| view::broadcast(&self.value(o), &shape)).collect();
         let result = self.result(id);
         let name = self.graph.node(id).name.clone();
@@ -248,6 +259,7 @@ impl<'g> Lowering<'g> {
         if self.values.contains_key(&id) {
             return Ok(());
         }
+        self.check_narrow(id)?;
         let graph = self.graph;
         let node = graph.node(id);
         let operands = graph.operands(id);

@@ -139,3 +139,90 @@ fn faults_name_the_step_and_both_values() {
         &["buffer #3 `y`: is not that of output 0", "output `y`: its buffer is another's"],
     );
 }
+
+/// The gemm of codes by a packed weight of this element type.
+fn codes(weight: Elem) -> Plan {
+    let mut plan = plan();
+    let sizes = [1, 8, 16, 4, 2].map(|d| d as usize);
+    let (sizes, bytes) = match weight {
+        Elem::I4 => (sizes.to_vec(), vec![0x7f; 512]),
+        _ => (vec![1, 16, 16, 4], vec![0x7f; 1024]),
+    };
+    let shape: Shape = sizes.iter().map(|&d| Dim::from(d)).collect();
+    let packed = Const::new(weight, sizes, bytes).expect("two codes of four bits a byte");
+    plan.buffers[1] = Buffer {
+        name: "w".to_owned(),
+        elem: weight,
+        shape: shape.clone(),
+        place: Place::Const(packed),
+    };
+    let column = |elem: Elem| Const::new(elem, vec![16], vec![0; 64]).expect("sixteen columns");
+    let codes: Shape = vec![Dim::sym("b"), Dim::from(64i64)];
+    let mut args = vec![View::whole(BufferId(5), &codes), View::whole(BufferId(1), &shape)];
+    let arena =
+        Buffer { name: "codes".to_owned(), elem: Elem::U8, shape: codes, place: Place::Arena };
+    plan.buffers.push(arena);
+    for elem in [Elem::F32, Elem::I32] {
+        let (place, shape) = (Place::Const(column(elem)), vec![Dim::from(16i64)]);
+        args.push(View::whole(BufferId(plan.buffers.len()), &shape));
+        plan.buffers.push(Buffer { name: elem.to_string(), elem, shape, place });
+    }
+    plan.steps[0].kernel = Kernel::Pointwise(Expr::cast(Elem::U8, Expr::arg(0)));
+    plan.steps[0].results = vec![View::whole(BufferId(5), &[Dim::sym("b"), Dim::from(4i64)])];
+    let Kernel::Gemm(gemm) = &mut plan.steps[1].kernel else { panic!("the second step") };
+    (gemm.k, gemm.depth, gemm.input) = (64, 4, GemmInput::Codes { signed: true });
+    gemm.weight = weight;
+    plan.steps[1].args = args;
+    plan
+}
+
+#[test]
+fn packed_weights_of_codes_are_held_to_their_width_and_length() {
+    for weight in [Elem::I8, Elem::I4] {
+        assert_eq!(verify(&codes(weight)), Ok(()));
+    }
+    let four = codes(Elem::I4);
+    assert_eq!(four.steps[1].kernel.name(), "gemm_i4");
+    assert!(print_plan(&four).contains("#1: i4[1,8,16,4,2] %w"));
+    let damaged = |damage: &dyn Fn(&mut Plan), expected: &str| {
+        let mut plan = codes(Elem::I4);
+        damage(&mut plan);
+        let faults = verify(&plan).expect_err("the plan is damaged");
+        assert!(faults.iter().any(|f| f.contains(expected)), "{faults:?}");
+    };
+    let gemm = |plan: &mut Plan, change: &dyn Fn(&mut Gemm)| {
+        if let Kernel::Gemm(gemm) = &mut plan.steps[1].kernel {
+            change(gemm);
+        }
+    };
+    let constant = |plan: &mut Plan, change: &dyn Fn(&mut Const)| {
+        if let Place::Const(value) = &mut plan.buffers[1].place {
+            change(value);
+        }
+    };
+    damaged(&|p| gemm(p, &|g| g.weight = Elem::I8), "the weight is i4, not i8");
+    damaged(&|p| gemm(p, &|g| g.weight = Elem::F32), "a weight of f32 for a left operand of u8");
+    damaged(&|p| gemm(p, &|g| g.weight = Elem::U4), "a weight of u4 for a left operand of u8");
+    damaged(
+        &|p| gemm(p, &|g| g.input = GemmInput::F32),
+        "a weight of i4 for a left operand of f32",
+    );
+    damaged(&|p| gemm(p, &|g| g.k = 128), "[b,64], not [b,128]");
+    damaged(&|p| gemm(p, &|g| g.n = 17), "the packed weight has 1024 values");
+    damaged(
+        &|p| constant(p, &|c| c.bytes = c.bytes.slice(0, 511).expect("a part")),
+        "its constant has 511 bytes, not 512",
+    );
+    damaged(&|p| constant(p, &|c| c.bytes = vec![0; 1024].into()), "has 1024 bytes, not 512");
+    damaged(
+        &|p| {
+            let view = &mut p.steps[1].args[1];
+            (view.shape[0], view.strides[1]) = (Dim::one(), Dim::zero());
+        },
+        "the packed weight is not the whole of its buffer",
+    );
+    damaged(
+        &|p| gemm(p, &|g| g.output = GemmOutput::Codes { signed: true, bits: 5 }),
+        "gives codes of 5 bits",
+    );
+}

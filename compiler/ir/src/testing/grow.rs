@@ -8,6 +8,7 @@ use crate::expr::{BinaryOp, Expr, Literal, UnaryOp};
 use crate::graph::{Graph, Limit, NodeId};
 use crate::op::{Op, PadMode, ReduceOp, ScatterOp};
 use crate::quant::{FlattenMap, Quant, Quantizer, Scale};
+use crate::text;
 use crate::types::{Elem, Type};
 use std::sync::Arc;
 
@@ -584,14 +585,15 @@ impl Grower {
         };
         let k = usize::try_from(self.ty(x).last().as_const()?).ok()?;
         let n = 1 + self.rng.below(5);
-        let codes: Vec<i8> = (0..k * n).map(|_| self.rng.below(255) as i8).collect();
-        let codes: Vec<i8> = codes.into_iter().map(|c| c.max(-127)).collect();
         let scale = match self.rng.flip() {
             true => Scale::Tensor(0.02),
             false => Scale::Axis { axis: 1, scales: (0..n).map(|o| 0.01 + o as f32).collect() },
         };
-        let quant = Arc::new(Quant { scale, bits: 8, signed: true, flatten: None });
-        let w = self.constant(Const::i8(vec![k, n], &codes).with_quant(quant))?;
+        let (bits, elem) = self.rng.pick(&[(8, Elem::I8), (8, Elem::I8), (4, Elem::I4)]);
+        let quant = Arc::new(Quant { scale, bits, signed: true, flatten: None });
+        let top = f64::from(quant.q_max());
+        let codes = text::random(elem, vec![k, n], self.rng.bits(), -top, top);
+        let w = self.constant(codes.with_quant(quant))?;
         if self.rng.below(3) == 0 {
             return self.op(Op::GemmAccumulate, &[x, w]);
         }
