@@ -39,7 +39,6 @@ pub fn parse(text: &str) -> Result<(String, Choice)> {
     let padded = padded.unwrap_or(base + u32::try_from(tail.len())?);
     let choice = Choice {
         alpha: 0.0,
-        beta: None,
         smooth,
         threshold: threshold.context("`threshold=…`")?,
         map: Arc::new(FlattenMap { base, tail: tail.into(), padded }),

@@ -4,6 +4,7 @@
 //! [`insert_qdq`] rounds; [`fold_qdq`] and [`fold_quantize`] merge the roundings with their
 //! neighbours.
 
+pub mod budget;
 pub mod choose;
 pub mod flatten;
 pub mod fold_qdq;
@@ -13,4 +14,5 @@ pub mod insert_qdq;
 pub mod passes;
 pub mod smooth;
 pub mod stats;
+pub mod trial;
 pub mod widths;

@@ -1,6 +1,7 @@
 //! The quantisation rewrites as passes. What was chosen for each group travels as data.
 
-use super::choose::{Choice, Settings, Weights, choose};
+use super::budget::{Curve, spend};
+use super::choose::{Choice, Settings, Weights, build, frontier};
 use super::groups::{self, Group, Heads, linear};
 use super::insert_qdq::{Format, Granularity, Source, multiplied};
 use super::stats::Statistics;
@@ -25,21 +26,26 @@ pub fn choose_all(
     widths: impl Fn(&Group) -> Widths,
     settings: &Settings,
 ) -> BTreeMap<String, Choice> {
-    let mut choices = BTreeMap::new();
+    let mut found = Vec::new();
+    let mut curves = Vec::new();
     for group in groups::find(graph, heads) {
-        let name = &graph.node(group.input).name;
-        let (Some(stats), Some(weights)) = (statistics.get(name), weights(graph, &group)) else {
-            continue;
-        };
-        if let Some(choice) = choose(stats, &weights, widths(&group), settings) {
-            choices.insert(name.clone(), choice);
-        }
+        let Some(stats) = statistics.get(&graph.node(group.input).name) else { continue };
+        let Some(weights) = weights(graph, &group) else { continue };
+        let Some(points) = frontier(stats, &weights, widths(&group), settings) else { continue };
+        curves.push(Curve { points, channels: weights.k });
+        found.push((group, stats));
+    }
+    let mut choices = BTreeMap::new();
+    for ((group, stats), point) in found.iter().zip(spend(&curves, settings)) {
+        let (Some(weights), Some(point)) = (weights(graph, group), point) else { continue };
+        let choice = build(stats, &weights, widths(group), settings, &point);
+        choices.insert(graph.node(group.input).name.clone(), choice);
     }
     choices
 }
 
 /// The weights of a group side by side.
-fn weights(graph: &Graph, group: &Group) -> Option<Weights> {
+pub fn weights(graph: &Graph, group: &Group) -> Option<Weights> {
     let mut parts = Vec::new();
     for &id in &group.linears {
         let (_, w) = linear(graph, id)?;
