@@ -6,7 +6,7 @@ use crate::data::{Batch, Wanted};
 use crate::exit::{Exit, Failure};
 use crate::pipeline::{self, Context};
 use crate::progress::Stage;
-use fqc_ir::Graph;
+use fqc_ir::{Graph, NodeId};
 use fqc_passes::quant::groups::{self, Heads};
 use fqc_passes::quant::stats::{ChannelStats, Statistics};
 use fqrt::{Model, Session, SessionOptions, TensorView};
@@ -44,29 +44,55 @@ pub fn run(
              with `--tokenizer`), or `--calib random` to try without",
         ));
     }
-    let mut graph = float.clone();
-    let observed: Vec<(String, _)> = groups::find(float, heads)
-        .into_iter()
-        .map(|g| (float.node(g.input).name.clone(), g.input))
-        .collect();
-    if observed.is_empty() {
-        return Ok(Statistics::new());
-    }
+    let observed: Vec<NodeId> = groups::find(float, heads).iter().map(|g| g.input).collect();
     let mut statistics = Statistics::new();
-    for (name, id) in &observed {
-        let channels = float.node(*id).ty.last().as_const().and_then(|c| usize::try_from(c).ok());
+    for &id in &observed {
+        let node = float.node(id);
+        let channels = node.ty.last().as_const().and_then(|c| usize::try_from(c).ok());
         let channels = channels.ok_or_else(|| {
-            Failure::internal(format!("the input `{name}` of a linear has no constant width"))
+            Failure::internal(format!(
+                "the input `{}` of a linear has no constant width",
+                node.name
+            ))
         })?;
-        statistics.insert(name.clone(), ChannelStats::new(channels));
+        statistics.insert(node.name.clone(), ChannelStats::new(channels));
     }
-    graph.set_outputs(observed);
-    let target = pipeline::float_target(&graph, cx)?;
+    let mut stage = Stage::new("calibrate", batches.len() as u64, cx.verbosity);
+    observe(float, &observed, batches, cx, &mut |index, values| {
+        for (name, values) in values {
+            let stats = statistics.get_mut(*name).expect("every output is an observed value");
+            stats.update(values).map_err(|e| {
+                Failure::data(format!("calibration sample {index}: value `{name}` is {e}"))
+            })?;
+        }
+        stage.step();
+        Ok(())
+    })?;
+    Ok(statistics)
+}
+
+/// Called with the index of a batch and the observed values by name.
+pub type Seen<'a> = &'a mut dyn FnMut(usize, &[(&str, &[f32])]) -> Result<(), Failure>;
+
+/// Runs as much of a graph as some of its f32 values need and shows them, batch by batch.
+pub fn observe(
+    graph: &Graph,
+    values: &[NodeId],
+    batches: &[Batch],
+    cx: &mut Context<'_>,
+    seen: Seen<'_>,
+) -> Result<(), Failure> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let mut part = graph.clone();
+    part.set_outputs(values.iter().map(|&id| (graph.node(id).name.clone(), id)).collect());
+    part.sweep();
+    let target = pipeline::float_target(&part, cx)?;
     let model = Model::from_parts(target.program, &target.weights, &target.code, None)?;
     let cancel = Some(cx.interrupt.flag());
     let options = SessionOptions { threads: cx.threads, cancel, ..Default::default() };
     let mut session = Session::new(&model, options)?;
-    let mut stage = Stage::new("calibrate", batches.len() as u64, cx.verbosity);
     for (index, batch) in batches.iter().enumerate() {
         let inputs: Vec<(&str, TensorView<'_>)> =
             batch.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
@@ -75,14 +101,11 @@ pub fn run(
                 Failure::new(Exit::Data, format!("calibration sample {index}: {e}"))
             })
         })?;
-        for (name, tensor) in outputs.iter() {
-            let values = tensor.numbers::<f32>().unwrap_or_default();
-            let stats = statistics.get_mut(name).expect("every output is an observed value");
-            stats.update(values).map_err(|e| {
-                Failure::data(format!("calibration sample {index}: value `{name}` is {e}"))
-            })?;
-        }
-        stage.step();
+        let all: Vec<(&str, &[f32])> = outputs
+            .iter()
+            .map(|(name, tensor)| (name, tensor.numbers::<f32>().unwrap_or_default()))
+            .collect();
+        seen(index, &all)?;
     }
-    Ok(statistics)
+    Ok(())
 }

@@ -9,6 +9,7 @@ pub mod calibrate;
 pub mod cmd;
 pub mod data;
 pub mod exit;
+pub mod gptq;
 pub mod interrupt;
 pub mod key;
 pub mod metrics;

@@ -62,6 +62,8 @@ pub struct Choice {
     pub map: Arc<FlattenMap>,
     pub signed: bool,
     pub widths: Widths,
+    /// Median of the squared sizes of a token's input: `τ` of [`trial`](super::trial).
+    pub typical_energy: f32,
     /// The measure of [`trial`](super::trial).
     pub error: f64,
 }
@@ -180,6 +182,7 @@ pub fn build(
         map: Arc::new(FlattenMap { base: channels as u32, tail: tail.into(), padded }),
         signed: trial.signed(),
         widths,
+        typical_energy: base.tau as f32,
         error: point.error,
     }
 }

@@ -5,13 +5,17 @@
 //! neighbours.
 
 pub mod budget;
+pub mod cholesky;
 pub mod choose;
 pub mod flatten;
 pub mod fold_qdq;
 pub mod fold_quantize;
+pub mod gram;
 pub mod groups;
 pub mod insert_qdq;
+pub mod parallel;
 pub mod passes;
+pub mod round;
 pub mod smooth;
 pub mod stats;
 pub mod trial;

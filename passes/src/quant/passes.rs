@@ -2,8 +2,10 @@
 
 use super::budget::{Curve, spend};
 use super::choose::{Choice, Settings, Weights, build, frontier};
+use super::gram::Gram;
 use super::groups::{self, Group, Heads, linear};
-use super::insert_qdq::{Format, Granularity, Source, multiplied};
+use super::insert_qdq::{Format, RoundedWeights, Source, multiplied};
+use super::round::{self, Granularity, Rounded};
 use super::stats::Statistics;
 use super::widths::Widths;
 use super::{flatten, fold_qdq, fold_quantize, insert_qdq, smooth};
@@ -42,6 +44,32 @@ pub fn choose_all(
         choices.insert(graph.node(group.input).name.clone(), choice);
     }
     choices
+}
+
+/// The weights of a group by GPTQ, by the names of its linears; nothing if the group has no choice.
+pub fn gptq(
+    graph: &Graph,
+    group: &Group,
+    choice: &Choice,
+    gram: &Gram,
+    granularity: Granularity,
+    threads: usize,
+) -> Vec<(String, Rounded)> {
+    let Some(mut all) = weights(graph, group) else { return Vec::new() };
+    for (row, s) in all.values.chunks_exact_mut(all.n.max(1)).zip(&choice.smooth) {
+        row.iter_mut().for_each(|v| *v *= s);
+    }
+    let rounded = round::gptq(&all.values, all.n, choice, gram, granularity, threads);
+    let mut begin = 0;
+    let mut out = Vec::new();
+    for &id in &group.linears {
+        let Some((_, w)) = linear(graph, id) else { continue };
+        let Op::Const(value) = &graph.node(w).op else { continue };
+        let end = begin + value.shape[1];
+        out.push((graph.node(id).name.clone(), rounded.columns(begin..end)));
+        begin = end;
+    }
+    out
 }
 
 /// The weights of a group side by side.
@@ -115,6 +143,7 @@ impl Pass for Flatten {
 /// Rounds the inputs and weights of every flattened group.
 pub struct InsertQdq {
     pub choices: Choices,
+    pub rounded: RoundedWeights,
     pub granularity: Granularity,
 }
 
@@ -140,7 +169,7 @@ impl Pass for InsertQdq {
                 signed: choice.signed,
                 granularity: self.granularity,
             };
-            if let Some(patch) = insert_qdq::insert(graph, id, &source, format) {
+            if let Some(patch) = insert_qdq::insert(graph, id, &source, format, &self.rounded) {
                 apply(graph, cx, "insert-qdq", &name, patch)?;
             }
         }

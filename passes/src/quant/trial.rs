@@ -19,6 +19,9 @@ const FACTOR: f32 = 1e4;
 /// Activations that never exceed this count as zero.
 const SMALLEST: f32 = 1e-18;
 
+/// τ at least, so that its reciprocal is a number in f32 too.
+const LEAST_ENERGY: f64 = 1e-30;
+
 /// What does not depend on smoothing.
 pub struct Base<'a> {
     pub stats: &'a ChannelStats,
@@ -28,7 +31,7 @@ pub struct Base<'a> {
     /// ω of each row of the sample, summing up to one.
     omega: Vec<f64>,
     /// Their τ.
-    tau: f64,
+    pub tau: f64,
     /// `Σ_t ω_t x_tj²`.
     energy: Vec<f64>,
     signed: bool,
@@ -46,7 +49,7 @@ impl<'a> Base<'a> {
             stats.sample().map(|r| r.iter().map(|v| f64::from(*v).powi(2)).sum()).collect();
         let rows: Vec<f64> = sizes.clone();
         sizes.sort_by(f64::total_cmp);
-        let tau = sizes[sizes.len() / 2].max(f64::MIN_POSITIVE);
+        let tau = sizes[sizes.len() / 2].max(LEAST_ENERGY);
         let share = 1.0 / rows.len() as f64;
         let omega: Vec<f64> = rows.iter().map(|size| share / (size + tau)).collect();
         let mut energy = vec![0.0; stats.channels()];
