@@ -6,7 +6,7 @@ use fqc_ir::FlattenMap;
 use fqc_passes::Pass;
 use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::Heads;
-use fqc_passes::quant::insert_qdq::Granularity;
+use fqc_passes::quant::round::Granularity;
 use fqc_passes::quant::passes::{Choices, Flatten, InsertQdq, Smooth};
 use fqc_passes::quant::widths::Widths;
 use std::str::FromStr;
@@ -39,12 +39,12 @@ pub fn parse(text: &str) -> Result<(String, Choice)> {
     let padded = padded.unwrap_or(base + u32::try_from(tail.len())?);
     let choice = Choice {
         alpha: 0.0,
-        beta: None,
         smooth,
         threshold: threshold.context("`threshold=…`")?,
         map: Arc::new(FlattenMap { base, tail: tail.into(), padded }),
         signed,
         widths,
+        typical_energy: 1.0,
         error: 0.0,
     };
     Ok((name.to_owned(), choice))
@@ -65,7 +65,7 @@ pub fn pass(name: &str, choices: &Choices) -> Option<Box<dyn Pass>> {
     match name {
         "smooth" => Some(Box::new(Smooth { heads, choices })),
         "flatten" => Some(Box::new(Flatten { heads, choices })),
-        "insert-qdq" => Some(Box::new(InsertQdq { choices, granularity })),
+        "insert-qdq" => Some(Box::new(InsertQdq { choices, rounded: Arc::default(), granularity })),
         _ => None,
     }
 }

@@ -83,35 +83,17 @@ pub fn resume(
         ));
     }
     let observed = observed(float, heads)?;
-    if observed.is_empty() {
-        progress.done = batches.len();
-        return Ok(());
-    }
     if progress.done == 0 {
         let new =
             |(name, _, channels): &(String, _, usize)| (name.clone(), ChannelStats::new(*channels));
         progress.statistics = observed.iter().map(new).collect();
     }
-    let mut graph = float.clone();
-    graph.set_outputs(observed.into_iter().map(|(name, id, _)| (name, id)).collect());
-    let target = pipeline::float_target(&graph, cx)?;
-    let model = Model::from_parts(target.program, &target.weights, &target.code, None)?;
-    let cancel = Some(cx.interrupt.flag());
-    let options = SessionOptions { threads: cx.threads, cancel, ..Default::default() };
-    let mut session = Session::new(&model, options)?;
     let mut stage = Stage::new("calibrate", batches.len() as u64, cx.verbosity);
     stage.skip(progress.done as u64);
-    for (index, batch) in batches.iter().enumerate().skip(progress.done) {
-        let inputs: Vec<(&str, TensorView<'_>)> =
-            batch.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
-        let outputs = session.run(&inputs).map_err(|e| {
-            cx.interrupt.check().err().unwrap_or_else(|| {
-                Failure::new(Exit::Data, format!("calibration sample {index}: {e}"))
-            })
-        })?;
-        for (name, tensor) in outputs.iter() {
-            let values = tensor.numbers::<f32>().unwrap_or_default();
-            let stats = progress.statistics.get_mut(name);
+    let inputs: Vec<NodeId> = observed.iter().map(|o| o.1).collect();
+    observe(float, &inputs, batches, progress.done, cx, &mut |index, values| {
+        for (name, values) in values {
+            let stats = progress.statistics.get_mut(*name);
             let stats = stats.ok_or_else(|| Failure::internal(format!("no place for `{name}`")))?;
             stats.update(values).map_err(|e| {
                 Failure::data(format!("calibration sample {index}: value `{name}` is {e}"))
@@ -120,6 +102,48 @@ pub fn resume(
         progress.done = index + 1;
         after(progress)?;
         stage.step();
+        Ok(())
+    })?;
+    progress.done = batches.len();
+    Ok(())
+}
+
+/// Called with the index of a batch and the observed values by name.
+pub type Seen<'a> = &'a mut dyn FnMut(usize, &[(&str, &[f32])]) -> Result<(), Failure>;
+
+/// Runs as much of a graph as some of its f32 values need and shows them, batch by batch from `first` on.
+pub fn observe(
+    graph: &Graph,
+    values: &[NodeId],
+    batches: &[Batch],
+    first: usize,
+    cx: &mut Context<'_>,
+    seen: Seen<'_>,
+) -> Result<(), Failure> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let mut part = graph.clone();
+    part.set_outputs(values.iter().map(|&id| (graph.node(id).name.clone(), id)).collect());
+    part.sweep();
+    let target = pipeline::float_target(&part, cx)?;
+    let model = Model::from_parts(target.program, &target.weights, &target.code, None)?;
+    let cancel = Some(cx.interrupt.flag());
+    let options = SessionOptions { threads: cx.threads, cancel, ..Default::default() };
+    let mut session = Session::new(&model, options)?;
+    for (index, batch) in batches.iter().enumerate().skip(first) {
+        let inputs: Vec<(&str, TensorView<'_>)> =
+            batch.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
+        let outputs = session.run(&inputs).map_err(|e| {
+            cx.interrupt.check().err().unwrap_or_else(|| {
+                Failure::new(Exit::Data, format!("calibration sample {index}: {e}"))
+            })
+        })?;
+        let all: Vec<(&str, &[f32])> = outputs
+            .iter()
+            .map(|(name, tensor)| (name, tensor.numbers::<f32>().unwrap_or_default()))
+            .collect();
+        seen(index, &all)?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ pub mod data;
 pub mod evaluate;
 pub mod exit;
 pub mod fqcal;
+pub mod gptq;
 pub mod hash;
 pub mod interrupt;
 pub mod key;

@@ -3,16 +3,17 @@
 
 use crate::calibrate;
 use crate::exit::{Exit, Failure};
+use crate::gptq;
 use crate::interrupt::Interrupt;
 use crate::progress::Verbosity;
-use crate::settings::{Method, Settings};
+use crate::settings::{Method, Rounding, Settings};
 use fqbin::{Level, TargetImage};
 use fqc_import::ImportOptions;
 use fqc_ir::Graph;
 use fqc_ir::plan::{Plan, Precision};
 use fqc_passes::lower::{LowerError, lower};
 use fqc_passes::quant::groups::Group;
-use fqc_passes::quant::insert_qdq::Granularity;
+use fqc_passes::quant::insert_qdq::RoundedWeights;
 use fqc_passes::quant::passes::{self as quant, Choices};
 use fqc_passes::{Pass, Runner, clean, fuse};
 use std::path::Path;
@@ -75,8 +76,12 @@ pub fn compile<D: Into<calibrate::Data>>(
         let search = settings.search();
         choices =
             Arc::new(quant::choose_all(&graph, settings.heads(), &statistics, widths, &search));
+        let rounded = match settings.rounding() {
+            Rounding::Nearest => RoundedWeights::default(),
+            Rounding::Gptq => gptq::run(&float, &choices, &batches, settings, cx)?,
+        };
         run(&mut graph, &exact(&choices, settings), cx)?;
-        run(&mut graph, &rounding(&choices, settings), cx)?;
+        run(&mut graph, &rounding(&choices, &rounded, settings), cx)?;
     }
     run(&mut graph, &fuse::fuse(), cx)?;
     run(&mut graph, &[Box::new(quant::fold_quantize())], cx)?;
@@ -94,11 +99,17 @@ pub fn exact(choices: &Choices, settings: &Settings) -> Vec<Box<dyn Pass>> {
 }
 
 /// Rounding to codes, and the first fold.
-pub fn rounding(choices: &Choices, settings: &Settings) -> Vec<Box<dyn Pass>> {
-    let granularity =
-        if settings.per_tensor_weights { Granularity::PerTensor } else { Granularity::PerChannel };
+pub fn rounding(
+    choices: &Choices,
+    rounded: &RoundedWeights,
+    settings: &Settings,
+) -> Vec<Box<dyn Pass>> {
     vec![
-        Box::new(quant::InsertQdq { choices: choices.clone(), granularity }),
+        Box::new(quant::InsertQdq {
+            choices: choices.clone(),
+            rounded: rounded.clone(),
+            granularity: settings.granularity(),
+        }),
         Box::new(quant::fold_qdq()),
     ]
 }

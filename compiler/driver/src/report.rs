@@ -49,7 +49,6 @@ pub struct GroupReport {
     pub channels: usize,
     pub extra: usize,
     pub alpha: f32,
-    pub beta: Option<f32>,
     pub threshold: f32,
     pub signed: bool,
 }
@@ -78,7 +77,6 @@ impl Report {
                 channels: c.map.base as usize,
                 extra: c.map.tail.len(),
                 alpha: c.alpha,
-                beta: c.beta,
                 threshold: c.threshold,
                 signed: c.signed,
             })

@@ -6,6 +6,7 @@ use fqc_ir::Graph;
 use fqc_ir::plan::Precision;
 use fqc_passes::quant::choose;
 use fqc_passes::quant::groups::{Group, Heads, linear};
+use fqc_passes::quant::round::Granularity;
 use fqc_passes::quant::widths::Widths;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -31,6 +32,16 @@ pub enum Float {
     F32,
     /// Operands rounded to bf16 where the processor has instructions for it; sums stay f32.
     Bf16,
+}
+
+/// How weights become codes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Rounding {
+    /// To the nearest.
+    Nearest,
+    /// With feedback, so that the error of the layer's outputs on the calibration data is small.
+    Gptq,
 }
 
 /// Bits of weights and activations.
@@ -68,6 +79,10 @@ pub struct Settings {
     /// Widths of single groups: a name of the group's input, of a linear or of its weight, where `*`
     /// stands for anything, and the scheme; the first name that fits counts.
     pub groups: Vec<(String, Scheme)>,
+    /// How weights are rounded; `flattenquant` only.
+    pub rounding: Rounding,
+    /// Whether GPTQ shows each layer the quantised outputs of those before it.
+    pub sequential: bool,
     /// Whether each weight has one scale instead of one for each output channel.
     pub per_tensor_weights: bool,
     /// Products that stay float; by default f32 if all of the model does, else bf16.
@@ -79,10 +94,12 @@ impl Default for Settings {
         Settings {
             method: Method::Flattenquant,
             levels: Level::ALL.map(|level| level.name().to_owned()).into(),
-            max_extra: 0.10,
+            max_extra: 0.08,
             quantize_head: false,
             scheme: Scheme::W8a8,
             groups: Vec::new(),
+            rounding: Rounding::Gptq,
+            sequential: false,
             per_tensor_weights: false,
             float: None,
         }
@@ -131,6 +148,18 @@ impl Settings {
         let fits = |pattern: &str| names.iter().any(|name| matches(pattern, name));
         let own = self.groups.iter().find(|(pattern, _)| fits(pattern));
         own.map_or(self.scheme, |(_, scheme)| *scheme).widths()
+    }
+
+    /// How weights are rounded: the baselines know nothing better than to nearest.
+    pub fn rounding(&self) -> Rounding {
+        match self.method {
+            Method::Flattenquant => self.rounding,
+            _ => Rounding::Nearest,
+        }
+    }
+
+    pub fn granularity(&self) -> Granularity {
+        if self.per_tensor_weights { Granularity::PerTensor } else { Granularity::PerChannel }
     }
 
     pub fn heads(&self) -> Heads {

@@ -15,10 +15,12 @@
 //! A smoothing multiplication before the flattening goes into the quantizer's multiplier.
 
 use super::groups::linear;
+use super::round::{Granularity, Rounded};
 use super::widths::Widths;
 use fqc_ir::expr::BinaryOp;
 use fqc_ir::quant::q_max;
 use fqc_ir::{Const, Elem, Graph, NodeId, Op, Patch, Quant, Quantizer, Scale};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Widths and signs of one group's codes.
@@ -30,13 +32,6 @@ pub struct Format {
     pub granularity: Granularity,
 }
 
-/// How many scales a weight has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Granularity {
-    PerTensor,
-    PerChannel,
-}
-
 /// What is quantised: a value, and what its channels are multiplied by first.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Source {
@@ -44,8 +39,19 @@ pub struct Source {
     pub factors: Option<Vec<f32>>,
 }
 
-/// The patch for the group behind one `flatten` node, whose operand `source` describes.
-pub fn insert(graph: &Graph, id: NodeId, source: &Source, format: Format) -> Option<Patch> {
+/// Weights that were rounded elsewhere, by the name of their linear, with all rows of the flattened
+/// weight.
+pub type RoundedWeights = Arc<BTreeMap<String, Rounded>>;
+
+/// The patch for the group behind one `flatten` node, whose operand `source` describes. Weights that
+/// are not in `rounded` are rounded to nearest.
+pub fn insert(
+    graph: &Graph,
+    id: NodeId,
+    source: &Source,
+    format: Format,
+    rounded: &RoundedWeights,
+) -> Option<Patch> {
     let Op::Flatten { threshold, map } = &graph.node(id).op else { return None };
     let scale = threshold / q_max(format.widths.activations, format.signed) as f32;
     let inverse: Arc<[f32]> = match &source.factors {
@@ -68,7 +74,10 @@ pub fn insert(graph: &Graph, id: NodeId, source: &Source, format: Format) -> Opt
         let (_, w) = linear(graph, user)?;
         let Op::Const(value) = &graph.node(w).op else { return None };
         let w_name = &graph.node(w).name;
-        let (codes, quant) = round_weight(value, format)?;
+        let (codes, quant) = match rounded.get(&graph.node(user).name) {
+            Some(rounded) => coded(value, rounded, format)?,
+            None => round_weight(value, format)?,
+        };
         let codes = Op::Const(codes.with_quant(Arc::new(quant)));
         let weight = patch.add(format!("{w_name}.q"), codes, &[]);
         let weight = patch.add(format!("{w_name}.dq"), Op::Dequantize, &[weight]);
@@ -115,12 +124,20 @@ pub fn round_weight(value: &Const, format: Format) -> Option<(Const, Quant)> {
             row.iter().zip(&scales).map(|(v, s)| (v / s).round_ties_even().clamp(-q, q) as i8),
         );
     }
+    coded(value, &Rounded { codes, scales }, format)
+}
+
+/// The constant of a weight's codes, in the shape of the weight, and what they mean.
+fn coded(value: &Const, rounded: &Rounded, format: Format) -> Option<(Const, Quant)> {
     let scale = match format.granularity {
-        Granularity::PerTensor => Scale::Tensor(scales.first().copied().unwrap_or(1.0)),
-        Granularity::PerChannel => Scale::Axis { axis: 1, scales: scales.into() },
+        Granularity::PerTensor => Scale::Tensor(rounded.scales.first().copied().unwrap_or(1.0)),
+        Granularity::PerChannel => {
+            Scale::Axis { axis: 1, scales: rounded.scales.as_slice().into() }
+        }
     };
     let quant = Quant { scale, bits: format.widths.weights, signed: true, flatten: None };
-    Some((codes_const(format.widths.weight_elem(), value.shape.clone(), &codes)?, quant))
+    let elem = format.widths.weight_elem();
+    Some((codes_const(elem, value.shape.clone(), &rounded.codes)?, quant))
 }
 
 /// A constant of codes: bytes, or nibbles, the even index in the low one.

@@ -4,13 +4,19 @@
 //! [`insert_qdq`] rounds; [`fold_qdq`] and [`fold_quantize`] merge the roundings with their
 //! neighbours.
 
+pub mod budget;
+pub mod cholesky;
 pub mod choose;
 pub mod flatten;
 pub mod fold_qdq;
 pub mod fold_quantize;
+pub mod gram;
 pub mod groups;
 pub mod insert_qdq;
+pub mod parallel;
 pub mod passes;
+pub mod round;
 pub mod smooth;
 pub mod stats;
+pub mod trial;
 pub mod widths;

@@ -1,8 +1,11 @@
 //! The quantisation rewrites as passes. What was chosen for each group travels as data.
 
-use super::choose::{Choice, Settings, Weights, choose};
+use super::budget::{Curve, spend};
+use super::choose::{Choice, Settings, Weights, build, frontier};
+use super::gram::Gram;
 use super::groups::{self, Group, Heads, linear};
-use super::insert_qdq::{Format, Granularity, Source, multiplied};
+use super::insert_qdq::{Format, RoundedWeights, Source, multiplied};
+use super::round::{self, Granularity, Rounded};
 use super::stats::Statistics;
 use super::widths::Widths;
 use super::{flatten, fold_qdq, fold_quantize, insert_qdq, smooth};
@@ -25,21 +28,52 @@ pub fn choose_all(
     widths: impl Fn(&Group) -> Widths,
     settings: &Settings,
 ) -> BTreeMap<String, Choice> {
-    let mut choices = BTreeMap::new();
+    let mut found = Vec::new();
+    let mut curves = Vec::new();
     for group in groups::find(graph, heads) {
-        let name = &graph.node(group.input).name;
-        let (Some(stats), Some(weights)) = (statistics.get(name), weights(graph, &group)) else {
-            continue;
-        };
-        if let Some(choice) = choose(stats, &weights, widths(&group), settings) {
-            choices.insert(name.clone(), choice);
-        }
+        let Some(stats) = statistics.get(&graph.node(group.input).name) else { continue };
+        let Some(weights) = weights(graph, &group) else { continue };
+        let Some(points) = frontier(stats, &weights, widths(&group), settings) else { continue };
+        curves.push(Curve { points, channels: weights.k });
+        found.push((group, stats));
+    }
+    let mut choices = BTreeMap::new();
+    for ((group, stats), point) in found.iter().zip(spend(&curves, settings)) {
+        let (Some(weights), Some(point)) = (weights(graph, group), point) else { continue };
+        let choice = build(stats, &weights, widths(group), settings, &point);
+        choices.insert(graph.node(group.input).name.clone(), choice);
     }
     choices
 }
 
+/// The weights of a group by GPTQ, by the names of its linears; nothing if the group has no choice.
+pub fn gptq(
+    graph: &Graph,
+    group: &Group,
+    choice: &Choice,
+    gram: &Gram,
+    granularity: Granularity,
+    threads: usize,
+) -> Vec<(String, Rounded)> {
+    let Some(mut all) = weights(graph, group) else { return Vec::new() };
+    for (row, s) in all.values.chunks_exact_mut(all.n.max(1)).zip(&choice.smooth) {
+        row.iter_mut().for_each(|v| *v *= s);
+    }
+    let rounded = round::gptq(&all.values, all.n, choice, gram, granularity, threads);
+    let mut begin = 0;
+    let mut out = Vec::new();
+    for &id in &group.linears {
+        let Some((_, w)) = linear(graph, id) else { continue };
+        let Op::Const(value) = &graph.node(w).op else { continue };
+        let end = begin + value.shape[1];
+        out.push((graph.node(id).name.clone(), rounded.columns(begin..end)));
+        begin = end;
+    }
+    out
+}
+
 /// The weights of a group side by side.
-fn weights(graph: &Graph, group: &Group) -> Option<Weights> {
+pub fn weights(graph: &Graph, group: &Group) -> Option<Weights> {
     let mut parts = Vec::new();
     for &id in &group.linears {
         let (_, w) = linear(graph, id)?;
@@ -109,6 +143,7 @@ impl Pass for Flatten {
 /// Rounds the inputs and weights of every flattened group.
 pub struct InsertQdq {
     pub choices: Choices,
+    pub rounded: RoundedWeights,
     pub granularity: Granularity,
 }
 
@@ -134,7 +169,7 @@ impl Pass for InsertQdq {
                 signed: choice.signed,
                 granularity: self.granularity,
             };
-            if let Some(patch) = insert_qdq::insert(graph, id, &source, format) {
+            if let Some(patch) = insert_qdq::insert(graph, id, &source, format, &self.rounded) {
                 apply(graph, cx, "insert-qdq", &name, patch)?;
             }
         }

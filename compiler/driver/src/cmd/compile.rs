@@ -9,7 +9,7 @@ use crate::key;
 use crate::pipeline::{self, Context};
 use crate::progress::Verbosity;
 use crate::report::Report;
-use crate::settings::{Float, Method, Scheme, Settings};
+use crate::settings::{Float, Method, Rounding, Scheme, Settings};
 use fqbin::Image;
 use fqc_ir::{Graph, text};
 use std::path::PathBuf;
@@ -32,7 +32,8 @@ pub struct Args {
     /// How to quantise [default: flattenquant]
     #[arg(long, value_enum)]
     pub method: Option<Method>,
-    /// Extra channels at most, in percent of a layer's channels [default: 10]
+    /// Extra channels at most, in percent of a layer's channels, in the mean over all groups
+    /// [default: 8]
     #[arg(long)]
     pub max_extra: Option<f32>,
     /// Quantise a language model's head too
@@ -44,6 +45,12 @@ pub struct Args {
     /// Bits of the layers whose name fits, where `*` stands for anything; may be repeated
     #[arg(long, value_name = "NAME=SCHEME", value_parser = layer_scheme)]
     pub layer: Vec<(String, Scheme)>,
+    /// How to round weights [default: gptq]
+    #[arg(long, value_enum)]
+    pub rounding: Option<Rounding>,
+    /// GPTQ shows each layer the quantised outputs of those before it; takes longer
+    #[arg(long)]
+    pub sequential: bool,
     /// One scale for each weight instead of one for each output channel
     #[arg(long)]
     pub per_tensor_weights: bool,
@@ -147,6 +154,10 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
         settings.scheme = scheme;
     }
     settings.groups.splice(0..0, args.layer.iter().cloned());
+    if let Some(rounding) = args.rounding {
+        settings.rounding = rounding;
+    }
+    settings.sequential |= args.sequential;
     settings.quantize_head |= args.quantize_head;
     settings.per_tensor_weights |= args.per_tensor_weights;
     settings.float = args.float.or(settings.float);

@@ -1,0 +1,273 @@
+//! One smoothing of a group, and what each step of the activation's codes costs at each number of
+//! copies.
+//!
+//! The measure is the expected squared error of the group's outputs, each token relative to its own
+//! size, with the errors of different channels taken as independent:
+//! `Σ_j Σ_t ω_t e_tj² · ‖w_j‖²` for the activation plus the same with `x_tj² · ‖w_j - q(w_j)‖²` for
+//! weights rounded per output channel, where `ω_t = 1 / (‖x_t‖² + τ)` and τ is the median of `‖x_t‖²`.
+//! Without ω, a few tokens with massive activations decide everything, and those are the ones that a
+//! norm behind them divides by their size.
+
+use super::choose::{Settings, Weights};
+use super::stats::{ChannelStats, Peak};
+use super::widths::Widths;
+use fqc_ir::quant::{q_max, wide_code};
+
+/// Smoothing factors stay within this factor of their geometric mean.
+const FACTOR: f32 = 1e4;
+
+/// Activations that never exceed this count as zero.
+const SMALLEST: f32 = 1e-18;
+
+/// τ at least, so that its reciprocal is a number in f32 too.
+const LEAST_ENERGY: f64 = 1e-30;
+
+/// What does not depend on smoothing.
+pub struct Base<'a> {
+    pub stats: &'a ChannelStats,
+    pub weights: &'a Weights,
+    pub widths: Widths,
+    row_max: Vec<f32>,
+    /// ω of each row of the sample, summing up to one.
+    omega: Vec<f64>,
+    /// Their τ.
+    pub tau: f64,
+    /// `Σ_t ω_t x_tj²`.
+    energy: Vec<f64>,
+    signed: bool,
+    /// How far unseen values may exceed a maximum, equally likely each.
+    ratios: Vec<f32>,
+    /// What the errors are divided by: the output's own energy in the same measure.
+    total: f64,
+}
+
+impl<'a> Base<'a> {
+    pub fn new(stats: &'a ChannelStats, weights: &'a Weights, widths: Widths) -> Self {
+        let row_max: Vec<f32> =
+            weights.rows().map(|r| r.iter().fold(0.0f32, |m, v| m.max(v.abs()))).collect();
+        let mut sizes: Vec<f64> =
+            stats.sample().map(|r| r.iter().map(|v| f64::from(*v).powi(2)).sum()).collect();
+        let rows: Vec<f64> = sizes.clone();
+        sizes.sort_by(f64::total_cmp);
+        let tau = sizes[sizes.len() / 2].max(LEAST_ENERGY);
+        let share = 1.0 / rows.len() as f64;
+        let omega: Vec<f64> = rows.iter().map(|size| share / (size + tau)).collect();
+        let mut energy = vec![0.0; stats.channels()];
+        for (row, w) in stats.sample().zip(&omega) {
+            for (e, x) in energy.iter_mut().zip(row) {
+                *e += w * f64::from(*x).powi(2);
+            }
+        }
+        let norms = weights.rows().map(|r| r.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>());
+        let total = energy.iter().zip(norms).map(|(e, n)| e * n).sum::<f64>();
+        let signed = !stats.non_negative();
+        let total = total.max(f64::MIN_POSITIVE);
+        let ratios = stats.record_ratios();
+        Base { stats, weights, widths, row_max, omega, tau, energy, signed, ratios, total }
+    }
+
+    /// The ω of a peak's row.
+    fn peak_omega(&self, peak: &Peak) -> f64 {
+        1.0 / (f64::from(peak.row_energy) + self.tau) / self.stats.rows() as f64
+    }
+}
+
+/// One exponent: everything that does not depend on the step.
+pub struct Trial<'a> {
+    base: &'a Base<'a>,
+    pub alpha: f32,
+    pub smooth: Vec<f32>,
+    /// Channel maxima after smoothing.
+    maxima: Vec<f32>,
+    /// `‖w_j‖²` after smoothing, over the total.
+    row_energy: Vec<f64>,
+    weight_error: f64,
+}
+
+/// What a threshold costs.
+pub struct Cost {
+    /// Error with one copy of every channel.
+    pub plain: f64,
+    /// What each extra copy takes off it, most first: channel and amount.
+    pub gains: Vec<(u32, f64)>,
+}
+
+impl<'a> Trial<'a> {
+    pub fn new(base: &'a Base<'a>, alpha: f32) -> Self {
+        let absmax = base.stats.absmax();
+        let smooth = smoothing(absmax, &base.row_max, alpha);
+        // A channel that no weight reads may be cut off.
+        let read = |m: f32, w: f32| if w > 0.0 { m } else { 0.0 };
+        let maxima: Vec<f32> = absmax
+            .iter()
+            .zip(&base.row_max)
+            .zip(&smooth)
+            .map(|((m, w), s)| read(*m, *w) / s)
+            .collect();
+        let energy = |r: &[f32]| r.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+        let row_energy: Vec<f64> = base
+            .weights
+            .rows()
+            .zip(&smooth)
+            .map(|(r, s)| energy(r) * f64::from(*s).powi(2) / base.total)
+            .collect();
+        let weight_error = weight_error(base, &smooth) / base.total;
+        Trial { base, alpha, smooth, maxima, row_energy, weight_error }
+    }
+
+    pub fn signed(&self) -> bool {
+        self.base.signed
+    }
+
+    /// Largest value after smoothing.
+    pub fn largest(&self) -> f32 {
+        self.maxima.iter().fold(0.0f32, |m, v| m.max(*v))
+    }
+
+    /// Thresholds to try, largest first.
+    pub fn thresholds(&self, settings: &Settings) -> Vec<f32> {
+        let largest = self.largest();
+        if largest <= SMALLEST {
+            return vec![1.0];
+        }
+        if !settings.flatten {
+            return vec![largest];
+        }
+        let fence = fence(&self.maxima, settings.lowest_beta).max(largest * 1e-4);
+        let ratio = settings.ratio;
+        let mut out = vec![largest * settings.headroom];
+        while out[out.len() - 1] > fence && out.len() < 80 {
+            out.push(out[out.len() - 1] / ratio);
+        }
+        out
+    }
+
+    pub fn cost(&self, threshold: f32, settings: &Settings) -> Cost {
+        let q = q_max(self.base.widths.activations, self.base.signed);
+        let scale = threshold / q as f32;
+        let inverse = 1.0 / scale;
+        let mut squares = vec![0.0f64; self.maxima.len()];
+        let factors: Vec<f32> = self.smooth.iter().map(|s| 1.0 / s).collect();
+        for (row, w) in self.base.stats.sample().zip(&self.base.omega) {
+            for ((square, x), f) in squares.iter_mut().zip(row).zip(&factors) {
+                let smoothed = x * f;
+                let code = wide_code(smoothed, inverse, self.base.signed);
+                let off = f64::from(smoothed - code as f32 * scale);
+                *square += w * off * off;
+            }
+        }
+        let rounding: f64 = squares.iter().zip(&self.row_energy).map(|(e, w)| e * w).sum();
+        let mut plain = rounding + self.weight_error;
+        let mut gains = Vec::new();
+        let furthest = self.base.ratios.last().map_or(1.0, |r| r.max(1.0));
+        for j in 0..self.maxima.len() {
+            if self.maxima[j] * furthest <= threshold || !settings.flatten {
+                continue;
+            }
+            // Cut off beyond `n` copies: the peaks, and below them the sample, all taken larger by the
+            // headroom.
+            let over = self.over(j, threshold, settings);
+            let cut = |n: usize| {
+                let limit = threshold * n as f32;
+                let off = |(value, w): &(f32, f64)| w * f64::from((value - limit).max(0.0)).powi(2);
+                over.iter().map(off).sum::<f64>() * self.row_energy[j]
+            };
+            let mut before = cut(1);
+            plain += before;
+            let mut n = 1;
+            while before > 0.0 && n < 4096 {
+                let after = cut(n + 1);
+                gains.push((j as u32, before - after));
+                (before, n) = (after, n + 1);
+            }
+        }
+        gains.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        Cost { plain, gains }
+    }
+
+    /// What channel `j` has above the threshold, with weights.
+    fn over(&self, j: usize, threshold: f32, settings: &Settings) -> Vec<(f32, f64)> {
+        let factor = settings.headroom / self.smooth[j];
+        let peaks = &self.base.stats.peaks()[j];
+        let mut over: Vec<(f32, f64)> =
+            peaks.iter().map(|p| (p.value * factor, self.base.peak_omega(p))).collect();
+        let all_kept = (peaks.len() as u64) == self.base.stats.rows();
+        let least = peaks.last().map_or(0.0, |p| p.value);
+        if !all_kept && least * factor > threshold {
+            let below = self.base.stats.sample().zip(&self.base.omega);
+            let below = below.map(|(row, w)| (row[j].abs(), *w)).filter(|(v, _)| *v < least);
+            over.extend(below.map(|(v, w)| (v * factor, w)));
+        }
+        // A record in unseen data, about one in as many rows as calibration saw.
+        let records = self.base.ratios.len() as f64 * self.base.stats.rows() as f64;
+        over.extend(self.base.ratios.iter().map(|r| {
+            let value = r * self.maxima[j];
+            let row = f64::from(value * self.smooth[j]).powi(2) + 2.0 * self.base.tau;
+            (value, 1.0 / (row * records))
+        }));
+        over.retain(|(v, _)| *v > threshold);
+        over
+    }
+}
+
+/// Tukey's upper fence on the channel maxima: `Q3 + β (Q3 - Q1)`.
+fn fence(maxima: &[f32], beta: f32) -> f32 {
+    let (q1, q3) = quartiles(maxima);
+    q3 + beta * (q3 - q1)
+}
+
+/// `max(m_j^α / w_j^(1-α), 1e-5)` scaled to a geometric mean of one, or ones for α = 0. Channels that
+/// never fired, or whose weights are zero, keep 1.
+fn smoothing(maxima: &[f32], row_max: &[f32], alpha: f32) -> Vec<f32> {
+    if alpha == 0.0 {
+        return vec![1.0; maxima.len()];
+    }
+    let raw: Vec<Option<f32>> = maxima
+        .iter()
+        .zip(row_max)
+        .map(|(&m, &w)| {
+            (m > 0.0 && w > 0.0).then(|| (m.powf(alpha) / w.powf(1.0 - alpha)).max(1e-5))
+        })
+        .collect();
+    let logs: Vec<f32> = raw.iter().flatten().map(|s| s.ln()).collect();
+    let mean = (logs.iter().sum::<f32>() / logs.len().max(1) as f32).exp();
+    let bounded = |s: f32| (s / mean).clamp(1.0 / FACTOR, FACTOR);
+    raw.into_iter().map(|s| s.map_or(1.0, bounded)).collect()
+}
+
+/// What rounding the weights, a scale for each column, costs: `Σ_j Σ_t ω_t x_tj² · ‖w_j - q(w_j)‖²`.
+fn weight_error(base: &Base<'_>, smooth: &[f32]) -> f64 {
+    let q = q_max(base.widths.weights, true) as f32;
+    let mut steps = vec![0.0f32; base.weights.n];
+    for (row, s) in base.weights.rows().zip(smooth) {
+        for (step, v) in steps.iter_mut().zip(row) {
+            *step = step.max((v * s).abs() / q);
+        }
+    }
+    let inverse: Vec<f32> =
+        steps.iter().map(|s| if *s >= f32::MIN_POSITIVE { 1.0 / s } else { 0.0 }).collect();
+    let mut error = 0.0;
+    for ((row, s), energy) in base.weights.rows().zip(smooth).zip(&base.energy) {
+        let mut squares = 0.0f32;
+        for ((v, step), inverse) in row.iter().zip(&steps).zip(&inverse) {
+            let code = v * s * inverse;
+            let off = (code - code.round_ties_even()) * step;
+            squares += off * off;
+        }
+        error += f64::from(squares) * energy / f64::from(*s).powi(2);
+    }
+    error
+}
+
+/// First and third quartile, linearly interpolated.
+fn quartiles(values: &[f32]) -> (f32, f32) {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    let at = |q: f32| {
+        let position = q * (sorted.len() - 1) as f32;
+        let (low, part) = (position as usize, position.fract());
+        let high = sorted[(low + 1).min(sorted.len() - 1)];
+        sorted[low] + part * (high - sorted[low])
+    };
+    (at(0.25), at(0.75))
+}
