@@ -1,13 +1,14 @@
 //! The compiler as one program: what each command does, and the pipeline that `compile` runs.
 //!
 //! Reading order: [`pipeline`] (the whole way, top to bottom), [`settings`], [`calibrate`],
-//! [`data`], [`report`], then [`cmd`], one file a command.
+//! [`data`], [`evaluate`], [`report`], then [`cmd`], one file a command.
 
 #![forbid(unsafe_code)]
 
 pub mod calibrate;
 pub mod cmd;
 pub mod data;
+pub mod evaluate;
 pub mod exit;
 pub mod gptq;
 pub mod interrupt;
@@ -17,6 +18,8 @@ pub mod npz;
 pub mod pipeline;
 pub mod progress;
 pub mod report;
+pub mod score;
 pub mod settings;
+pub mod text;
 
 pub use exit::{Exit, Failure};

@@ -1,7 +1,7 @@
 //! The `fqc` binary: reads the command line, runs one command, reports its failure.
 
 use clap::{Parser, Subcommand};
-use fqc::cmd::{bench, compare, compile, doctor, inspect, run};
+use fqc::cmd::{bench, compare, compile, doctor, eval, inspect, run};
 use fqc::interrupt::Interrupt;
 use fqc::{Exit, Failure};
 use std::process::ExitCode;
@@ -22,6 +22,8 @@ enum Command {
     Run(run::Args),
     /// Error of a compiled model against its float graph
     Compare(compare::Args),
+    /// Perplexity on a text; divergence, agreement or cosine against the float model
+    Eval(eval::Args),
     /// Time a model: median, spread, share of each kernel
     Bench(bench::Args),
     /// Show a model or a compiled file; executes nothing
@@ -48,6 +50,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Compile(args) => compile::main(&args, &interrupt),
         Command::Run(args) => run::main(&args, &interrupt),
         Command::Compare(args) => compare::main(&args, &interrupt),
+        Command::Eval(args) => eval::main(&args, &interrupt),
         Command::Bench(args) => bench::main(&args, &interrupt),
         Command::Inspect(args) => inspect::main(&args, &interrupt),
         Command::Doctor(args) => doctor::main(&args),

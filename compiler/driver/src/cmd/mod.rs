@@ -4,6 +4,7 @@ pub mod bench;
 pub mod compare;
 pub mod compile;
 pub mod doctor;
+pub mod eval;
 pub mod inspect;
 pub mod run;
 
@@ -12,7 +13,7 @@ use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::pipeline::{self, Context};
 use crate::progress::Verbosity;
-use crate::{key, npz};
+use crate::{key, npz, text};
 use fqrt::{Model, Options, Session, SessionOptions, TensorView};
 use serde::Serialize;
 use std::io::Write;
@@ -79,7 +80,7 @@ impl InputArgs {
         let path = tokenizer.ok_or_else(|| {
             Failure::usage("no inputs: give `--inputs IN.npz`, or `--text` with `--tokenizer`")
         })?;
-        let tokenizer = data::load_tokenizer(path)?;
+        let tokenizer = text::load_tokenizer(path)?;
         let mut rows = Vec::new();
         for text in &self.text {
             let encoding = tokenizer
