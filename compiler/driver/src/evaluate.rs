@@ -8,6 +8,7 @@ use crate::exit::{Exit, Failure};
 use crate::metrics::cosine;
 use crate::progress::{Stage, Verbosity};
 use crate::score::{Language, NotANumber, Sums};
+use crate::text::Text;
 use fqrt::{Model, Outputs, Session, SessionOptions, Tensor};
 use serde::Serialize;
 use std::sync::Arc;
@@ -31,43 +32,42 @@ pub struct Cosines {
     pub mean: f64,
 }
 
-/// Scores of a model over windows of tokens, all of one length.
+/// Scores of a model over the windows of a text.
 pub fn run(
     model: &Arc<Model>,
     reference: Option<&Arc<Model>>,
-    windows: &[Vec<i64>],
+    text: &Text,
     options: &SessionOptions,
     verbosity: Verbosity,
 ) -> Result<Scores, Failure> {
     let mut model = Runner::new(model, options)?;
     let mut reference = reference.map(|r| Runner::new(r, options)).transpose()?;
-    let mut stage = Stage::new("evaluate", windows.len() as u64, verbosity);
-    let head = logits(model.session.model());
-    if head.is_none() && reference.is_none() {
-        return Err(Failure::usage(
-            "the model has no output `logits` of rank 3, so there is no perplexity; give its float \
-             model with `--against` for cosines",
-        ));
-    }
+    let mut stage = Stage::new("evaluate", text.windows.len() as u64, verbosity);
     let mut sums = Sums::default();
     let mut cosines: Vec<Cosines> = Vec::new();
-    for (index, window) in windows.iter().enumerate() {
+    for (index, window) in text.windows.iter().enumerate() {
         // The reference runs first and keeps no more than its outputs.
         let want = reference.as_mut().map(|r| r.run(window, index)).transpose()?;
         let got = model.run(window, index)?;
-        match &head {
-            Some(name) => language(&mut sums, name, window, &got, want.as_ref(), index)?,
-            None => encoder(&mut cosines, &got, want.as_ref())?,
+        match (logits(&got, text.vocabulary), &want) {
+            (Some(name), want) => language(&mut sums, name, window, &got, want.as_ref(), index)?,
+            (None, Some(want)) => encoder(&mut cosines, &got, want)?,
+            (None, None) => return Err(no_logits()),
         }
         stage.step();
     }
-    match head {
-        Some(_) => Ok(Scores::Language(sums.scores())),
-        None => {
-            cosines.iter_mut().for_each(|c| c.mean /= c.rows.max(1) as f64);
-            Ok(Scores::Encoder(cosines))
-        }
+    if cosines.is_empty() {
+        return Ok(Scores::Language(sums.scores()));
     }
+    cosines.iter_mut().for_each(|c| c.mean /= c.rows.max(1) as f64);
+    Ok(Scores::Encoder(cosines))
+}
+
+fn no_logits() -> Failure {
+    Failure::usage(
+        "the model has no logits (an f32 output of rank 3, named `logits` or as wide as the \
+         vocabulary), so there is no perplexity; give its float model with `--against` for cosines",
+    )
 }
 
 /// A model with its session and what it wants.
@@ -88,12 +88,14 @@ impl Runner {
     }
 }
 
-/// The output with a language model's logits: `logits`, f32 of rank 3.
-fn logits(model: &Model) -> Option<String> {
-    let mut ports = model.program().outputs.iter();
-    let head =
-        ports.find(|p| p.name == "logits" && p.elem == fqbin::Elem::F32 && p.shape.len() == 3);
-    head.map(|p| p.name.clone())
+/// The output with a language model's logits: of the f32 outputs of rank 3 the one named `logits`,
+/// else the first that is at least as wide as the vocabulary.
+fn logits(outputs: &Outputs, vocabulary: usize) -> Option<&str> {
+    let wide = |t: &Tensor| matches!(t.shape(), [_, _, width] if *width >= vocabulary);
+    let matrix = |t: &Tensor| t.elem() == fqbin::Elem::F32 && t.shape().len() == 3;
+    let mut all = outputs.iter().filter(|(_, t)| matrix(t));
+    let named = outputs.get("logits").filter(|t| matrix(t)).map(|_| "logits");
+    named.or_else(|| all.find(|(_, t)| wide(t)).map(|(name, _)| name))
 }
 
 fn language(
@@ -131,13 +133,9 @@ fn language(
     })
 }
 
-fn encoder(
-    cosines: &mut Vec<Cosines>,
-    got: &Outputs,
-    want: Option<&Outputs>,
-) -> Result<(), Failure> {
+fn encoder(cosines: &mut Vec<Cosines>, got: &Outputs, want: &Outputs) -> Result<(), Failure> {
     for (name, tensor) in got.iter() {
-        let (Some(values), Some(want)) = (tensor.numbers::<f32>(), want) else { continue };
+        let Some(values) = tensor.numbers::<f32>() else { continue };
         let (shape, want) = floats(want, name)?;
         if shape != tensor.shape() {
             return Err(differ(name, tensor.shape(), shape));

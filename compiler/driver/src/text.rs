@@ -5,6 +5,14 @@ use crate::exit::Failure;
 use std::path::Path;
 use tokenizers::Tokenizer;
 
+/// Windows of one length to evaluate on.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Text {
+    pub windows: Vec<Vec<i64>>,
+    /// Tokens that the tokenizer knows.
+    pub vocabulary: usize,
+}
+
 /// The tokenizer in a `tokenizer.json`, without truncation or padding.
 pub fn load_tokenizer(path: &Path) -> Result<Tokenizer, Failure> {
     std::fs::metadata(path).map_err(|e| Failure::io("read", path, &e))?;

@@ -1,74 +1,11 @@
 //! Bad input as a table: what is given, the exit code, and what the message must say. In every case
 //! nothing is left behind.
 
+mod world;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use tempfile::TempDir;
-
-const MODEL: &str = "../../tests/models/tiny/bert_ts_op17_eager.onnx";
-
-/// A folder with everything the cases need.
-struct World {
-    dir: TempDir,
-}
-
-impl World {
-    fn new() -> World {
-        World { dir: tempfile::tempdir().expect("a temporary folder") }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn fqc(&self, args: &[&str]) -> Output {
-        self.command(args).output().expect("fqc starts")
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fqc"));
-        command.args(args).env("FQC_HOME", self.path("home")).env("FQC_CPU_LEVEL", "");
-        command.env_remove("FQC_CPU_LEVEL");
-        command
-    }
-
-    /// Compiles the tiny model in float for one level.
-    fn compiled(&self, name: &str) -> PathBuf {
-        let out = self.path(name);
-        let done = self.fqc(&[
-            "compile",
-            MODEL,
-            "-o",
-            text(&out),
-            "--method",
-            "none",
-            "--levels",
-            "avx2",
-            "--quiet",
-        ]);
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        out
-    }
-
-    /// Names in a folder of this world.
-    fn names(&self, folder: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.path(folder)).expect("a folder");
-        entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect()
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are UTF-8")
-}
-
-/// That a command ended with this code, said this, and did not panic.
-fn expect(output: &Output, code: i32, fragment: &str) {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    assert!(stderr.contains(fragment), "`{fragment}` is not in:\n{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-}
+use std::process::Command;
+use world::{MODEL, World, expect, text};
 
 /// Every occurrence of a word replaced by another of the same length.
 fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {

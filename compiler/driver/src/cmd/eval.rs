@@ -5,7 +5,7 @@ use crate::evaluate::{self, Scores};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::progress::Verbosity;
-use crate::text;
+use crate::text::{self, Text};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -59,14 +59,15 @@ pub struct TextArgs {
 
 impl TextArgs {
     /// The windows' tokens.
-    pub fn read(&self) -> Result<Vec<Vec<i64>>, Failure> {
+    pub fn read(&self) -> Result<Text, Failure> {
         if !(0.0..1.0).contains(&self.start) || self.window < 2 || self.windows == 0 {
             return Err(Failure::usage(
                 "`--start` is a share from 0 up to 1, `--window` at least 2, `--windows` at least 1",
             ));
         }
         let tokenizer = text::load_tokenizer(&self.tokenizer)?;
-        text::windows(&tokenizer, &self.text, self.window, self.windows, self.start)
+        let windows = text::windows(&tokenizer, &self.text, self.window, self.windows, self.start)?;
+        Ok(Text { windows, vocabulary: tokenizer.get_vocab_size(true) })
     }
 }
 
@@ -82,13 +83,13 @@ struct Evaluation<'a> {
 }
 
 pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
-    let windows = args.text.read()?;
+    let text = args.text.read()?;
     let options = args.run.session(interrupt);
     let mut cx = quiet(interrupt, options.threads);
     let model = load(&args.model, &args.run, &mut cx)?;
     let against = args.against.as_ref().map(|path| load(path, &args.run, &mut cx)).transpose()?;
     let verbosity = if args.quiet { Verbosity::Quiet } else { Verbosity::Normal };
-    let scores = evaluate::run(&model, against.as_ref(), &windows, &options, verbosity)
+    let scores = evaluate::run(&model, against.as_ref(), &text, &options, verbosity)
         .map_err(|e| interrupt.check().err().unwrap_or(e))?;
     let (model, against) = (&args.model, args.against.as_ref());
     if args.json {
