@@ -31,6 +31,29 @@ fn element(elem: fqc_ir::Elem) -> fqbin::Elem {
         .expect("both tables have the same element types")
 }
 
+/// What a compilation is calibrated with.
+#[derive(Default)]
+pub struct Data {
+    /// Samples; may be empty where there are statistics and no pass wants samples.
+    pub batches: Vec<Batch>,
+    /// Statistics of an earlier run.
+    pub statistics: Option<Statistics>,
+}
+
+impl From<Vec<Batch>> for Data {
+    fn from(batches: Vec<Batch>) -> Self {
+        Data { batches, statistics: None }
+    }
+}
+
+/// Statistics of the samples so far.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Progress {
+    /// Samples seen.
+    pub done: usize,
+    pub statistics: Statistics,
+}
+
 /// Statistics of every group's input over all batches.
 pub fn run(
     float: &Graph,
@@ -38,37 +61,52 @@ pub fn run(
     batches: &[Batch],
     cx: &mut Context<'_>,
 ) -> Result<Statistics, Failure> {
+    let mut progress = Progress::default();
+    resume(float, heads, batches, &mut progress, &mut |_| Ok(()), cx)?;
+    Ok(progress.statistics)
+}
+
+/// Takes in the samples that `progress` has not seen yet; `after` is called after each. If it ends
+/// early, `progress` holds whole samples only.
+pub fn resume(
+    float: &Graph,
+    heads: Heads,
+    batches: &[Batch],
+    progress: &mut Progress,
+    after: &mut dyn FnMut(&Progress) -> Result<(), Failure>,
+    cx: &mut Context<'_>,
+) -> Result<(), Failure> {
     if batches.is_empty() {
         return Err(Failure::data(
-            "static quantisation needs calibration data: give `--calib FILE` (an .npz, or text \
-             with `--tokenizer`), or `--calib random` to try without",
+            "static quantisation needs calibration data: give `--calib FILE` (an .npz, a .fqcal, \
+             or text with `--tokenizer`), or `--calib random` to try without",
         ));
     }
-    let observed: Vec<NodeId> = groups::find(float, heads).iter().map(|g| g.input).collect();
-    let mut statistics = Statistics::new();
-    for &id in &observed {
-        let node = float.node(id);
-        let channels = node.ty.last().as_const().and_then(|c| usize::try_from(c).ok());
-        let channels = channels.ok_or_else(|| {
-            Failure::internal(format!(
-                "the input `{}` of a linear has no constant width",
-                node.name
-            ))
-        })?;
-        statistics.insert(node.name.clone(), ChannelStats::new(channels));
+    let observed = observed(float, heads)?;
+    if progress.done == 0 {
+        let new =
+            |(name, _, channels): &(String, _, usize)| (name.clone(), ChannelStats::new(*channels));
+        progress.statistics = observed.iter().map(new).collect();
     }
     let mut stage = Stage::new("calibrate", batches.len() as u64, cx.verbosity);
-    observe(float, &observed, batches, cx, &mut |index, values| {
+    stage.skip(progress.done as u64);
+    let ids: Vec<NodeId> = observed.into_iter().map(|(_, id, _)| id).collect();
+    let first = progress.done;
+    observe_from(first, float, &ids, batches, cx, &mut |index, values| {
         for (name, values) in values {
-            let stats = statistics.get_mut(*name).expect("every output is an observed value");
+            let stats = progress.statistics.get_mut(*name);
+            let stats = stats.ok_or_else(|| Failure::internal(format!("no place for `{name}`")))?;
             stats.update(values).map_err(|e| {
                 Failure::data(format!("calibration sample {index}: value `{name}` is {e}"))
             })?;
         }
+        progress.done = index + 1;
+        after(progress)?;
         stage.step();
         Ok(())
     })?;
-    Ok(statistics)
+    progress.done = batches.len();
+    Ok(())
 }
 
 /// Called with the index of a batch and the observed values by name.
@@ -76,6 +114,18 @@ pub type Seen<'a> = &'a mut dyn FnMut(usize, &[(&str, &[f32])]) -> Result<(), Fa
 
 /// Runs as much of a graph as some of its f32 values need and shows them, batch by batch.
 pub fn observe(
+    graph: &Graph,
+    values: &[NodeId],
+    batches: &[Batch],
+    cx: &mut Context<'_>,
+    seen: Seen<'_>,
+) -> Result<(), Failure> {
+    observe_from(0, graph, values, batches, cx, seen)
+}
+
+/// The same from a batch on.
+fn observe_from(
+    first: usize,
     graph: &Graph,
     values: &[NodeId],
     batches: &[Batch],
@@ -93,7 +143,7 @@ pub fn observe(
     let cancel = Some(cx.interrupt.flag());
     let options = SessionOptions { threads: cx.threads, cancel, ..Default::default() };
     let mut session = Session::new(&model, options)?;
-    for (index, batch) in batches.iter().enumerate() {
+    for (index, batch) in batches.iter().enumerate().skip(first) {
         let inputs: Vec<(&str, TensorView<'_>)> =
             batch.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
         let outputs = session.run(&inputs).map_err(|e| {
@@ -108,4 +158,30 @@ pub fn observe(
         seen(index, &all)?;
     }
     Ok(())
+}
+
+/// That statistics are those of the graph's groups, each with the right number of channels.
+pub fn check(float: &Graph, heads: Heads, statistics: &Statistics) -> Result<(), Failure> {
+    let observed = observed(float, heads)?;
+    let fits = |(name, _, channels): &(String, NodeId, usize)| {
+        statistics.get(name).is_some_and(|stats| stats.channels() == *channels)
+    };
+    match observed.iter().find(|o| !fits(o)) {
+        Some((name, ..)) => Err(Failure::data(format!("has no statistics of `{name}`"))),
+        None => Ok(()),
+    }
+}
+
+/// The groups' inputs: name, node, channels.
+fn observed(float: &Graph, heads: Heads) -> Result<Vec<(String, NodeId, usize)>, Failure> {
+    let one = |group: groups::Group| {
+        let node = float.node(group.input);
+        let channels = node.ty.last().as_const().and_then(|c| usize::try_from(c).ok());
+        let channels = channels.ok_or_else(|| {
+            let name = &node.name;
+            Failure::internal(format!("the input `{name}` of a linear has no constant width"))
+        })?;
+        Ok((node.name.clone(), group.input, channels))
+    };
+    groups::find(float, heads).into_iter().map(one).collect()
 }

@@ -1,6 +1,6 @@
 //! The compiler as one program: what each command does, and the pipeline that `compile` runs.
 //!
-//! Reading order: [`pipeline`] (the whole way, top to bottom), [`settings`], [`calibrate`],
+//! Reading order: [`pipeline`] (the whole way, top to bottom), [`settings`], [`calibrate`], [`fqcal`],
 //! [`data`], [`evaluate`], [`report`], then [`cmd`], one file a command.
 
 #![forbid(unsafe_code)]
@@ -10,7 +10,9 @@ pub mod cmd;
 pub mod data;
 pub mod evaluate;
 pub mod exit;
+pub mod fqcal;
 pub mod gptq;
+pub mod hash;
 pub mod interrupt;
 pub mod key;
 pub mod metrics;

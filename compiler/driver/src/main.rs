@@ -1,7 +1,7 @@
 //! The `fqc` binary: reads the command line, runs one command, reports its failure.
 
 use clap::{Parser, Subcommand};
-use fqc::cmd::{bench, compare, compile, doctor, eval, inspect, run};
+use fqc::cmd::{bench, calibrate, compare, compile, doctor, eval, inspect, run};
 use fqc::interrupt::Interrupt;
 use fqc::{Exit, Failure};
 use std::process::ExitCode;
@@ -18,6 +18,8 @@ struct Cli {
 enum Command {
     /// Calibrate, smooth, flatten, quantise, fuse and generate machine code
     Compile(compile::Args),
+    /// Keep what calibration sees of a model in a file, for any number of compilations
+    Calibrate(calibrate::Args),
     /// Run a compiled model once
     Run(run::Args),
     /// Error of a compiled model against its float graph
@@ -48,6 +50,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         .map_err(|e| Failure::new(Exit::Internal, format!("cannot watch signals: {e}")))?;
     match command {
         Command::Compile(args) => compile::main(&args, &interrupt),
+        Command::Calibrate(args) => calibrate::main(&args, &interrupt),
         Command::Run(args) => run::main(&args, &interrupt),
         Command::Compare(args) => compare::main(&args, &interrupt),
         Command::Eval(args) => eval::main(&args, &interrupt),

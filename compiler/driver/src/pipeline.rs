@@ -2,7 +2,6 @@
 //! data to plain data.
 
 use crate::calibrate;
-use crate::data::Batch;
 use crate::exit::{Exit, Failure};
 use crate::gptq;
 use crate::interrupt::Interrupt;
@@ -57,19 +56,22 @@ pub fn import(path: &Path, cx: &mut Context<'_>) -> Result<Graph, Failure> {
     Ok(graph)
 }
 
-/// From the imported graph to code. `data` gives the calibration batches, if the method needs any.
-pub fn compile(
+/// From the imported graph to code. `data` gives what to calibrate with, if the method needs it.
+pub fn compile<D: Into<calibrate::Data>>(
     float: Graph,
     settings: &Settings,
-    data: impl FnOnce(&Graph) -> Result<Vec<Batch>, Failure>,
+    data: impl FnOnce(&Graph) -> Result<D, Failure>,
     cx: &mut Context<'_>,
 ) -> Result<Compiled, Failure> {
     let levels = levels(settings)?;
     let mut graph = float.clone();
     let mut choices = Choices::default();
     if settings.method != Method::None {
-        let batches = data(&float)?;
-        let statistics = calibrate::run(&float, settings.heads(), &batches, cx)?;
+        let calibrate::Data { batches, statistics } = data(&float)?.into();
+        let statistics = match statistics {
+            Some(statistics) => statistics,
+            None => calibrate::run(&float, settings.heads(), &batches, cx)?,
+        };
         let widths = |group: &Group| settings.widths(&float, group);
         let search = settings.search();
         choices =

@@ -40,6 +40,12 @@ impl Stage {
         Stage { bar, name, total, plain, start: Instant::now(), shown: 0 }
     }
 
+    /// Notes that so many units were done before.
+    pub fn skip(&mut self, units: u64) {
+        self.bar.inc(units);
+        self.shown = units * 10 / self.total.max(1);
+    }
+
     /// Notes that one more unit is done.
     pub fn step(&mut self) {
         self.bar.inc(1);

@@ -1,5 +1,7 @@
 //! What a compilation tells its user: layers by width, sizes, and what was chosen for each group.
 
+use crate::fqcal::Origin;
+use crate::hash;
 use crate::pipeline::Compiled;
 use crate::settings::Settings;
 use fqc_ir::plan::{GemmInput, Kernel};
@@ -14,7 +16,10 @@ pub struct Report {
     pub model: String,
     /// BLAKE3 of the model file (external data not included).
     pub model_hash: String,
-    pub calibration_hash: Option<String>,
+    /// BLAKE3 of the imported graph with all its constants.
+    pub graph_hash: String,
+    /// Where the calibration data came from.
+    pub calibration: Option<Origin>,
     pub settings: Settings,
     pub inputs: Vec<String>,
     pub outputs: Vec<String>,
@@ -86,7 +91,8 @@ impl Report {
             producer: concat!("fqc ", env!("CARGO_PKG_VERSION")).to_owned(),
             model,
             model_hash: String::new(),
-            calibration_hash: None,
+            graph_hash: hash::graph(&compiled.float),
+            calibration: None,
             settings: settings.clone(),
             inputs: compiled.plan.inputs.iter().map(port).collect(),
             outputs: compiled.plan.outputs.iter().map(port).collect(),

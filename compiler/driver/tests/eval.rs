@@ -15,30 +15,21 @@ fn eval(w: &World, args: &[&str]) -> Value {
     serde_json::from_slice(&done.stdout).expect("one line of JSON")
 }
 
-/// Logits of every window, each a list of rows, as `fqc run` gives them.
+/// Logits of every window, each a list of rows, as one `fqc run` gives them.
 fn logits(w: &World, model: &str, windows: &[Vec<i64>]) -> Vec<Vec<Vec<f64>>> {
     let (input, output) = (w.path("in.npz"), w.path("out.npz"));
-    let one = |window: &Vec<i64>| {
-        let ids = ndarray::Array2::from_shape_vec((1, window.len()), window.clone());
-        let mut npz = ndarray_npy::NpzWriter::new(std::fs::File::create(&input).expect("creates"));
-        npz.add_array("input_ids", &ids.expect("a row")).expect("adds");
-        let ones = ndarray::Array2::<i64>::ones((1, window.len()));
-        npz.add_array("attention_mask", &ones).expect("adds");
-        npz.finish().expect("finishes");
-        expect(
-            &w.fqc(&["run", model, "--inputs", text(&input), "--outputs", text(&output)]),
-            0,
-            "",
-        );
-        let file = std::fs::File::open(&output).expect("opens");
-        let mut npz = ndarray_npy::NpzReader::new(file).expect("an npz");
-        let all: ndarray::Array3<f32> = npz.by_name("out.npy").expect("the tiny models' output");
-        all.index_axis(ndarray::Axis(0), 0)
-            .outer_iter()
-            .map(|row| row.iter().map(|v| f64::from(*v)).collect())
-            .collect()
-    };
-    windows.iter().map(one).collect()
+    let shape = (windows.len(), windows[0].len());
+    let ids = ndarray::Array2::from_shape_vec(shape, windows.concat()).expect("windows alike");
+    let mut npz = ndarray_npy::NpzWriter::new(std::fs::File::create(&input).expect("creates"));
+    npz.add_array("input_ids", &ids).expect("adds");
+    npz.add_array("attention_mask", &ndarray::Array2::<i64>::ones(shape)).expect("adds");
+    npz.finish().expect("finishes");
+    expect(&w.fqc(&["run", model, "--inputs", text(&input), "--outputs", text(&output)]), 0, "");
+    let file = std::fs::File::open(&output).expect("opens");
+    let mut npz = ndarray_npy::NpzReader::new(file).expect("an npz");
+    let all: ndarray::Array3<f32> = npz.by_name("out.npy").expect("the tiny models' output");
+    let row = |row: ndarray::ArrayView1<f32>| row.iter().map(|v| f64::from(*v)).collect();
+    all.outer_iter().map(|window| window.outer_iter().map(row).collect()).collect()
 }
 
 fn probabilities(row: &[f64]) -> Vec<f64> {

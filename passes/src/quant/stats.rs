@@ -2,6 +2,10 @@
 //! values with the size of the row they stood in, and the sign; and a small random sample of whole
 //! rows, the same in every run.
 
+mod bytes;
+
+pub use bytes::Fault;
+
 use std::collections::BTreeMap;
 use std::fmt;
 

@@ -1,9 +1,9 @@
 //! `fqc compile`: the whole way from a model file to a `.fqbin`.
 
-use super::{print, print_json};
-use crate::calibrate;
-use crate::data::{self, Batch, Source};
-use crate::exit::{Exit, Failure, file_failure};
+use super::calib::CalibArgs;
+use super::{check_folder, print, print_json};
+use crate::exit::{Failure, file_failure};
+use crate::hash;
 use crate::interrupt::Interrupt;
 use crate::key;
 use crate::pipeline::{self, Context};
@@ -21,22 +21,8 @@ pub struct Args {
     /// The compiled file
     #[arg(short, long, value_name = "MODEL.fqbin")]
     pub output: PathBuf,
-    /// Calibration data: .npz (one array an input, samples along the first axis) or text; may be
-    /// repeated. `random` makes up tokens
-    #[arg(long, value_name = "DATA")]
-    pub calib: Vec<PathBuf>,
-    /// Tokenizer for text
-    #[arg(long, value_name = "TOKENIZER.json")]
-    pub tokenizer: Option<PathBuf>,
-    /// Text windows to calibrate on
-    #[arg(long, default_value_t = 64)]
-    pub windows: usize,
-    /// Tokens in a window
-    #[arg(long, default_value_t = 128)]
-    pub window: usize,
-    /// Where in the text the windows start, as a share of its tokens
-    #[arg(long, default_value_t = 0.1)]
-    pub start: f64,
+    #[command(flatten)]
+    pub calib: CalibArgs,
     /// What to compile for
     #[arg(long, default_value = "cpu")]
     pub target: String,
@@ -100,13 +86,17 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     };
     let settings = settings(args)?;
     let float = pipeline::import(&args.model, &mut cx)?;
-    let compiled = pipeline::compile(float, &settings, |graph| calibration(args, graph), &mut cx)?;
+    let mut origin = None;
+    let data = |graph: &Graph| {
+        let (data, from) = args.calib.data(graph)?;
+        origin = Some(from);
+        Ok(data)
+    };
+    let compiled = pipeline::compile(float, &settings, data, &mut cx)?;
     let file_name = args.model.file_name().map(|n| n.to_string_lossy().into_owned());
     let mut report = Report::new(&compiled, &settings, file_name.unwrap_or_default());
-    report.model_hash = hash(&args.model)?;
-    if settings.method != Method::None {
-        report.calibration_hash = Some(calibration_hash(args)?);
-    }
+    report.model_hash = hash::file(&args.model)?;
+    report.calibration = origin;
     let image = Image {
         producer: report.producer.clone(),
         manifest: serde_json::to_vec_pretty(&report).map_err(Failure::internal)?,
@@ -138,18 +128,8 @@ fn check(args: &Args) -> Result<(), Failure> {
             args.target
         )));
     }
-    if !(0.0..1.0).contains(&args.start) || args.window == 0 || args.windows == 0 {
-        return Err(Failure::usage(
-            "`--start` is a share from 0 up to 1, `--window` and `--windows` are at least 1",
-        ));
-    }
-    let dir = args.output.parent().filter(|d| !d.as_os_str().is_empty());
-    let dir = dir.unwrap_or_else(|| std::path::Path::new("."));
-    if !dir.is_dir() {
-        let message = format!("`{}` is not a folder; make it first", dir.display());
-        return Err(Failure::new(Exit::Io, message));
-    }
-    Ok(())
+    args.calib.check()?;
+    check_folder(&args.output)
 }
 
 /// The configuration file, if any, overruled by the command line.
@@ -181,35 +161,4 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
         return Err(Failure::usage("`--max-extra` is a percentage from 0 to 400"));
     }
     Ok(settings)
-}
-
-fn calibration(args: &Args, graph: &Graph) -> Result<Vec<Batch>, Failure> {
-    let wanted = calibrate::wanted(graph);
-    if args.calib.iter().any(|c| c.as_os_str() == "random") {
-        return data::random(args.windows, args.window, &wanted);
-    }
-    let source = Source {
-        files: args.calib.clone(),
-        tokenizer: args.tokenizer.clone(),
-        window: args.window,
-        windows: args.windows,
-        start: args.start,
-    };
-    data::batches(&source, &wanted)
-}
-
-fn hash(path: &std::path::Path) -> Result<String, Failure> {
-    let file = std::fs::File::open(path).map_err(|e| Failure::io("read", path, &e))?;
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(file).map_err(|e| Failure::io("read", path, &e))?;
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
-/// One hash over all calibration files, in order.
-fn calibration_hash(args: &Args) -> Result<String, Failure> {
-    let mut all = String::new();
-    for file in args.calib.iter().filter(|c| c.as_os_str() != "random") {
-        all.push_str(&hash(file)?);
-    }
-    Ok(blake3::hash(all.as_bytes()).to_hex().to_string())
 }

@@ -1,7 +1,8 @@
-//! `fqc inspect`: what is in a model or a compiled file. Executes nothing.
+//! `fqc inspect`: what is in a model, a compiled file or a file of statistics. Executes nothing.
 
 use super::{print, print_json, quiet};
 use crate::exit::{Exit, Failure, file_failure};
+use crate::fqcal::Calibration;
 use crate::interrupt::Interrupt;
 use crate::pipeline::{self, Context};
 use fqbin::File;
@@ -11,7 +12,7 @@ use std::path::PathBuf;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// A model (.onnx) or a compiled file
+    /// A model (.onnx), a compiled file, or statistics (.fqcal)
     pub file: PathBuf,
     /// JSON
     #[arg(long)]
@@ -27,6 +28,11 @@ pub struct Args {
 pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     if args.file.extension().is_some_and(|e| e == "onnx") {
         return graph(args, interrupt);
+    }
+    if args.file.extension().is_some_and(|e| e == "fqcal" || e == "part") {
+        let header = Calibration::read(&args.file)?.header();
+        let pretty = serde_json::to_string_pretty(&header).map_err(Failure::internal)?;
+        return if args.json { print_json(&header) } else { print(&pretty) };
     }
     let bytes = std::fs::read(&args.file).map_err(|e| Failure::io("read", &args.file, &e))?;
     let in_file = |e: fqbin::Error| file_failure(&e, format!("`{}`: {e}", args.file.display()));
@@ -51,7 +57,6 @@ fn graph(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         pipeline::run(&mut graph, &fqc_passes::fuse::fuse(), &mut cx)?;
         return print(&text::print_plan(&pipeline::plan(&graph)?));
     }
-    drop(cx);
     if args.print_after.is_none() {
         shown.push(text::print(&graph));
     }

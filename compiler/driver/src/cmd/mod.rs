@@ -1,6 +1,8 @@
 //! The commands, one file each; what they share about models and inputs.
 
 pub mod bench;
+pub mod calib;
+pub mod calibrate;
 pub mod compare;
 pub mod compile;
 pub mod doctor;
@@ -119,6 +121,17 @@ pub fn infer(session: &mut Session, batch: &Batch) -> Result<fqrt::Outputs, Fail
 /// The views that a session takes.
 pub fn views(batch: &Batch) -> Vec<(&str, TensorView<'_>)> {
     batch.iter().map(|(name, t)| (name.as_str(), t.view())).collect()
+}
+
+/// That the folder of an output is there, before anything long begins.
+pub fn check_folder(output: &Path) -> Result<(), Failure> {
+    let folder = output.parent().filter(|d| !d.as_os_str().is_empty());
+    let folder = folder.unwrap_or_else(|| Path::new("."));
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let message = format!("`{}` is not a folder; make it first", folder.display());
+    Err(Failure::new(crate::Exit::Io, message))
 }
 
 /// A context for commands that do not show progress.
