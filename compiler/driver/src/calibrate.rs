@@ -10,6 +10,7 @@ use fqc_ir::{Graph, NodeId};
 use fqc_passes::quant::groups::{self, Heads};
 use fqc_passes::quant::stats::{ChannelStats, Statistics};
 use fqrt::{Model, Session, SessionOptions, TensorView};
+use std::sync::Arc;
 
 /// What the model's inputs are, for reading data.
 pub fn wanted(graph: &Graph) -> Vec<Wanted> {
@@ -35,14 +36,14 @@ fn element(elem: fqc_ir::Elem) -> fqbin::Elem {
 #[derive(Default)]
 pub struct Data {
     /// Samples; may be empty where there are statistics and no pass wants samples.
-    pub batches: Vec<Batch>,
+    pub batches: Arc<Vec<Batch>>,
     /// Statistics of an earlier run.
     pub statistics: Option<Statistics>,
 }
 
 impl From<Vec<Batch>> for Data {
     fn from(batches: Vec<Batch>) -> Self {
-        Data { batches, statistics: None }
+        Data { batches: Arc::new(batches), statistics: None }
     }
 }
 
