@@ -269,21 +269,26 @@ pub fn table(groups: &[GroupAnalysis], lines: usize) -> String {
     for g in groups.iter().take(lines) {
         let m = &g.maxima;
         out += &format!(
-            "\n{:width$}  {:4}  {:>8} > {:>6} > {:>6}  {:4.1} %  {:.1e}",
+            "\n{:width$}  {:4}  {:>8} > {:>6} > {:>6}  {:4.1} %  {:>6}",
             g.label,
             g.widths,
             short(m.before.max),
             short(m.smoothed.max),
             short(m.flattened.max),
             100.0 * g.extra as f64 / g.channels.max(1) as f64,
-            g.loss,
+            short_loss(g.loss),
         );
-        g.at.iter().for_each(|a| out += &format!("  {:>8.1e}", a.loss));
+        g.at.iter().for_each(|a| out += &format!("  {:>8}", short_loss(a.loss)));
     }
     if groups.len() > lines {
         out += &format!("\nand {} more", groups.len() - lines);
     }
     out
+}
+
+/// Two digits.
+pub fn short_loss(v: f64) -> String {
+    if (0.01..10.0).contains(&v) { format!("{v:.2}") } else { format!("{v:.1e}") }
 }
 
 /// Three digits.

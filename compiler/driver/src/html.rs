@@ -1,6 +1,6 @@
 //! An analysis as one self-contained page: no scripts, nothing fetched, light and dark.
 
-use crate::analyze::{GroupAnalysis, short};
+use crate::analyze::{GroupAnalysis, short, short_loss};
 use crate::cmd::analyze::{Analysis, Curve};
 use crate::evaluate::Scores;
 use crate::svg::{Axis, Plot, Scale, escape};
@@ -54,8 +54,8 @@ fn head(a: &Analysis) -> String {
         a.producer,
         tile(a.groups.len().to_string(), "groups of layers that share an input"),
         tile(format!("{extra:.1} %"), "extra channels in the mean"),
-        tile(format!("{largest:.1e}"), "largest loss of a group"),
-        tile(format!("{fall:.0} x"), "largest fall of a maximum, float to digit"),
+        tile(short_loss(largest), "largest loss of a group"),
+        tile(format!("{fall:.0}×"), "largest fall of a maximum, float to digit"),
     )
 }
 
@@ -192,11 +192,12 @@ fn table(groups: &[GroupAnalysis]) -> String {
     let compared = groups.first().map_or(&[][..], |g| &g.at);
     let heads: String = compared.iter().map(|a| format!("<th>loss {}</th>", a.widths)).collect();
     let row = |(rank, g): (usize, &GroupAnalysis)| {
-        let losses: String = g.at.iter().map(|a| format!("<td>{:.1e}</td>", a.loss)).collect();
+        let losses: String =
+            g.at.iter().map(|a| format!("<td>{}</td>", short_loss(a.loss))).collect();
         let m = &g.maxima;
         format!(
             "<tr><td>{}</td><th scope='row'>{}</th><td>{}</td><td>{:.1} %</td><td>{}</td><td>{}</td>\
-             <td>{}</td><td>{:.1} %</td><td>{:.1e}</td>{losses}</tr>\n",
+             <td>{}</td><td>{:.1} %</td><td>{}</td>{losses}</tr>\n",
             rank + 1,
             escape(&g.label),
             g.widths,
@@ -205,7 +206,7 @@ fn table(groups: &[GroupAnalysis]) -> String {
             short(m.smoothed.max),
             short(m.flattened.max),
             100.0 * share(g),
-            g.loss,
+            short_loss(g.loss),
         )
     };
     format!(

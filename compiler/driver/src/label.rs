@@ -10,7 +10,10 @@ pub fn labels(graph: &Graph, groups: &[Group]) -> Vec<String> {
         .map(|group| group.linears.iter().map(|&id| path(graph, id)).collect())
         .collect();
     let all: Vec<&[String]> = paths.iter().flatten().map(Vec::as_slice).collect();
+    // Of `layers.3.mlp` not only the number stays.
+    let number = |at: usize| all[0].get(at).is_some_and(|p| p.parse::<u32>().is_ok());
     let shared = common(&all);
+    let shared = if shared > 0 && number(shared) { shared - 1 } else { shared };
     let label = |(group, paths): (&Group, &Vec<Vec<String>>)| {
         let own: Vec<&[String]> = paths.iter().map(|p| &p[shared.min(p.len())..]).collect();
         let prefix = common(&own);

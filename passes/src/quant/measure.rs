@@ -186,7 +186,6 @@ mod tests {
         let padded = 2 + tail.len() as u32;
         Choice {
             alpha: 0.0,
-            beta: None,
             smooth: smooth.to_vec(),
             threshold,
             map: Arc::new(FlattenMap { base: 2, tail: tail.into(), padded }),

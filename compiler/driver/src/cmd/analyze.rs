@@ -88,10 +88,9 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         }
         _ => None,
     };
-    let model = args.experiment.model.file_name().unwrap_or_default();
     let analysis = Analysis {
         producer: concat!("fqc ", env!("CARGO_PKG_VERSION")),
-        model: model.to_string_lossy().into_owned(),
+        model: args.experiment.model.display().to_string(),
         settings,
         calibration,
         groups,
