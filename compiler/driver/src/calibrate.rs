@@ -10,6 +10,7 @@ use fqc_ir::{Graph, NodeId};
 use fqc_passes::quant::groups::{self, Heads};
 use fqc_passes::quant::stats::{ChannelStats, Statistics};
 use fqrt::{Model, Session, SessionOptions, TensorView};
+use std::sync::Arc;
 
 /// What the model's inputs are, for reading data.
 pub fn wanted(graph: &Graph) -> Vec<Wanted> {
@@ -35,14 +36,14 @@ fn element(elem: fqc_ir::Elem) -> fqbin::Elem {
 #[derive(Default)]
 pub struct Data {
     /// Samples; may be empty where there are statistics and no pass wants samples.
-    pub batches: Vec<Batch>,
+    pub batches: Arc<Vec<Batch>>,
     /// Statistics of an earlier run.
     pub statistics: Option<Statistics>,
 }
 
 impl From<Vec<Batch>> for Data {
     fn from(batches: Vec<Batch>) -> Self {
-        Data { batches, statistics: None }
+        Data { batches: Arc::new(batches), statistics: None }
     }
 }
 
@@ -90,8 +91,9 @@ pub fn resume(
     }
     let mut stage = Stage::new("calibrate", batches.len() as u64, cx.verbosity);
     stage.skip(progress.done as u64);
-    let inputs: Vec<NodeId> = observed.iter().map(|o| o.1).collect();
-    observe(float, &inputs, batches, progress.done, cx, &mut |index, values| {
+    let ids: Vec<NodeId> = observed.into_iter().map(|(_, id, _)| id).collect();
+    let first = progress.done;
+    observe_from(first, float, &ids, batches, cx, &mut |index, values| {
         for (name, values) in values {
             let stats = progress.statistics.get_mut(*name);
             let stats = stats.ok_or_else(|| Failure::internal(format!("no place for `{name}`")))?;
@@ -111,12 +113,23 @@ pub fn resume(
 /// Called with the index of a batch and the observed values by name.
 pub type Seen<'a> = &'a mut dyn FnMut(usize, &[(&str, &[f32])]) -> Result<(), Failure>;
 
-/// Runs as much of a graph as some of its f32 values need and shows them, batch by batch from `first` on.
+/// Runs as much of a graph as some of its f32 values need and shows them, batch by batch.
 pub fn observe(
     graph: &Graph,
     values: &[NodeId],
     batches: &[Batch],
+    cx: &mut Context<'_>,
+    seen: Seen<'_>,
+) -> Result<(), Failure> {
+    observe_from(0, graph, values, batches, cx, seen)
+}
+
+/// The same from a batch on.
+fn observe_from(
     first: usize,
+    graph: &Graph,
+    values: &[NodeId],
+    batches: &[Batch],
     cx: &mut Context<'_>,
     seen: Seen<'_>,
 ) -> Result<(), Failure> {

@@ -83,7 +83,7 @@ fn a_file_with_a_fitting_hash_is_still_checked() {
         ("\"channels\":2", "\"channels\":3", "value `a`"),
         ("\"channels\":2", "\"channels\":-1", "header"),
         ("\"rows\":5", "\"rows\":6", "value `a`"),
-        ("\"bytes\":", "\"bytes\":1", "value `a`"),
+        ("\"bytes\":", "\"bytes\":1", "holds no calibration"),
         ("\"bytes\":", "\"bytes\":-", "header"),
         ("\"name\":\"a\"", "\"name\":\"layer/b\"", "order"),
         ("\"name\":\"a\"", "\"name\":\"z\"", "order"),

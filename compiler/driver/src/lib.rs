@@ -1,20 +1,25 @@
 //! The compiler as one program: what each command does, and the pipeline that `compile` runs.
 //!
 //! Reading order: [`pipeline`] (the whole way, top to bottom), [`settings`], [`calibrate`], [`fqcal`],
-//! [`data`], [`evaluate`], [`report`], then [`cmd`], one file a command.
+//! [`data`], [`evaluate`], [`analyze`],
+//! [`report`], then [`cmd`], one file a command.
 
 #![forbid(unsafe_code)]
 
+pub mod analyze;
 pub mod calibrate;
 pub mod cmd;
 pub mod data;
 pub mod evaluate;
 pub mod exit;
+pub mod experiment;
 pub mod fqcal;
 pub mod gptq;
 pub mod hash;
+pub mod html;
 pub mod interrupt;
 pub mod key;
+pub mod label;
 pub mod metrics;
 pub mod npz;
 pub mod pipeline;
@@ -22,6 +27,7 @@ pub mod progress;
 pub mod report;
 pub mod score;
 pub mod settings;
+pub mod svg;
 pub mod text;
 
 pub use exit::{Exit, Failure};

@@ -1,7 +1,7 @@
 //! The `fqc` binary: reads the command line, runs one command, reports its failure.
 
 use clap::{Parser, Subcommand};
-use fqc::cmd::{bench, calibrate, compare, compile, doctor, eval, inspect, run};
+use fqc::cmd::{analyze, bench, calibrate, compare, compile, doctor, eval, inspect, methods, run};
 use fqc::interrupt::Interrupt;
 use fqc::{Exit, Failure};
 use std::process::ExitCode;
@@ -26,6 +26,10 @@ enum Command {
     Compare(compare::Args),
     /// Perplexity on a text; divergence, agreement or cosine against the float model
     Eval(eval::Args),
+    /// What quantisation does to each group of layers: losses, maxima, extra channels; plots
+    Analyze(analyze::Args),
+    /// Every method at every width side by side: perplexity, divergence, extra channels, size
+    Methods(methods::Args),
     /// Time a model: median, spread, share of each kernel
     Bench(bench::Args),
     /// Show a model or a compiled file; executes nothing
@@ -54,6 +58,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::main(&args, &interrupt),
         Command::Compare(args) => compare::main(&args, &interrupt),
         Command::Eval(args) => eval::main(&args, &interrupt),
+        Command::Analyze(args) => analyze::main(&args, &interrupt),
+        Command::Methods(args) => methods::main(&args, &interrupt),
         Command::Bench(args) => bench::main(&args, &interrupt),
         Command::Inspect(args) => inspect::main(&args, &interrupt),
         Command::Doctor(args) => doctor::main(&args),

@@ -15,6 +15,7 @@ use fqc_passes::lower::{LowerError, lower};
 use fqc_passes::quant::groups::Group;
 use fqc_passes::quant::insert_qdq::RoundedWeights;
 use fqc_passes::quant::passes::{self as quant, Choices};
+use fqc_passes::quant::stats::Statistics;
 use fqc_passes::{Pass, Runner, clean, fuse};
 use std::path::Path;
 use std::sync::Arc;
@@ -37,8 +38,9 @@ pub struct Compiled {
     pub plan: Plan,
     pub graph: Graph,
     pub choices: Choices,
-    /// The float graph that calibration ran.
+    /// The float graph that calibration ran, and what it saw.
     pub float: Graph,
+    pub statistics: Statistics,
 }
 
 /// Imports a model and brings it into fqc's own operations: norms, attention, activations.
@@ -66,18 +68,20 @@ pub fn compile<D: Into<calibrate::Data>>(
     let levels = levels(settings)?;
     let mut graph = float.clone();
     let mut choices = Choices::default();
+    let mut seen = Statistics::new();
     if settings.method != Method::None {
         let calibrate::Data { batches, statistics } = data(&float)?.into();
-        let statistics = match statistics {
+        seen = match statistics {
             Some(statistics) => statistics,
             None => calibrate::run(&float, settings.heads(), &batches, cx)?,
         };
         let widths = |group: &Group| settings.widths(&float, group);
         let search = settings.search();
         choices =
-            Arc::new(quant::choose_all(&graph, settings.heads(), &statistics, widths, &search));
+            Arc::new(quant::choose_all(&graph, settings.heads(), &seen, widths, &search));
         let rounded = match settings.rounding() {
             Rounding::Nearest => RoundedWeights::default(),
+            Rounding::Gptq if batches.is_empty() => return Err(no_samples()),
             Rounding::Gptq => gptq::run(&float, &choices, &batches, settings, cx)?,
         };
         run(&mut graph, &exact(&choices, settings), cx)?;
@@ -87,7 +91,14 @@ pub fn compile<D: Into<calibrate::Data>>(
     run(&mut graph, &[Box::new(quant::fold_quantize())], cx)?;
     let plan = plan(&graph, settings.precision())?;
     let target = generate(&plan, &levels, cx)?;
-    Ok(Compiled { target, plan, graph, choices, float })
+    Ok(Compiled { target, plan, graph, choices, float, statistics: seen })
+}
+
+fn no_samples() -> Failure {
+    Failure::data(
+        "GPTQ wants the calibration samples themselves: give them beside the .fqcal, or round with \
+         `--rounding nearest`",
+    )
 }
 
 /// Smoothing and flattening: the graph computes what it did before.
@@ -127,7 +138,8 @@ pub fn forced_level() -> Result<Option<Level>, Failure> {
     Level::from_env().map_err(Failure::usage)
 }
 
-fn no_level() -> Failure {
+/// What a machine without any level is told.
+pub fn no_level() -> Failure {
     Failure::new(Exit::CannotRun, "this processor has no AVX2; fqc needs at least that")
 }
 

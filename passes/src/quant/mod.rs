@@ -13,6 +13,7 @@ pub mod fold_quantize;
 pub mod gram;
 pub mod groups;
 pub mod insert_qdq;
+pub mod measure;
 pub mod parallel;
 pub mod passes;
 pub mod round;

@@ -8,6 +8,7 @@ use crate::hash;
 use fqc_ir::Graph;
 use fqc_passes::quant::groups::Heads;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Which groups calibration looks at: all, so that one file serves compilations with and without a
 /// quantised head.
@@ -73,12 +74,12 @@ impl CalibArgs {
         }
         calibrate::check(graph, OBSERVED, &calibration.statistics)
             .map_err(|e| bad(e.to_string()))?;
-        let mut batches = Vec::new();
+        let mut batches = Arc::default();
         if self.calib.len() > 1 {
             if self.origin()? != calibration.origin {
                 return Err(bad("is of other data than what is given beside it".to_owned()));
             }
-            batches = self.batches(graph)?;
+            batches = Arc::new(self.batches(graph)?);
         }
         Ok((Data { batches, statistics: Some(calibration.statistics) }, calibration.origin))
     }

@@ -2,6 +2,7 @@
 
 use super::calib::CalibArgs;
 use super::{check_folder, print, print_json};
+use crate::analyze;
 use crate::exit::{Failure, file_failure};
 use crate::hash;
 use crate::interrupt::Interrupt;
@@ -13,6 +14,9 @@ use crate::settings::{Float, Method, Rounding, Scheme, Settings};
 use fqbin::Image;
 use fqc_ir::{Graph, text};
 use std::path::PathBuf;
+
+/// Groups in the table at the end.
+const SHOWN: usize = 5;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -100,6 +104,8 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     let mut report = Report::new(&compiled, &settings, file_name.unwrap_or_default());
     report.model_hash = hash::file(&args.model)?;
     report.calibration = origin;
+    let (float, statistics, choices) = (&compiled.float, &compiled.statistics, &compiled.choices);
+    let groups = analyze::measure(float, statistics, &settings, choices, &[], &mut cx)?;
     let image = Image {
         producer: report.producer.clone(),
         manifest: serde_json::to_vec_pretty(&report).map_err(Failure::internal)?,
@@ -110,6 +116,9 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         .map_err(|e| file_failure(&e, e.to_string()))?;
     if args.json {
         return print_json(&report);
+    }
+    if !groups.is_empty() {
+        print(&format!("{}\n", analyze::table(&groups, SHOWN)))?;
     }
     print(&format!(
         "{report}\nwrote `{}`, {:.1} MB",

@@ -1,5 +1,6 @@
 //! The commands, one file each; what they share about models and inputs.
 
+pub mod analyze;
 pub mod bench;
 pub mod calib;
 pub mod calibrate;
@@ -7,7 +8,9 @@ pub mod compare;
 pub mod compile;
 pub mod doctor;
 pub mod eval;
+pub mod experiment;
 pub mod inspect;
+pub mod methods;
 pub mod run;
 
 use crate::data::{self, Batch, Wanted};

@@ -1,58 +1,109 @@
 //! Statistics as bytes, for a file, and back. What is read is checked as far as data could have given
 //! it: a reader may go on from it as from statistics of its own.
 
-use super::{ChannelStats, SAMPLE_ROWS};
+use super::{ChannelStats, PEAKS, Peak, SAMPLE_ROWS, hash};
 
 /// Why bytes are no statistics.
 pub type Fault = &'static str;
 
 impl ChannelStats {
-    /// Appends `channels, rows, stride, kept u64 · min f32 · absmax f32[channels] · sample
-    /// f32[kept][channels]`, little-endian.
+    /// Appends, little-endian: `channels, rows, runs, limit, kept u64 · min f32 · absmax f32[channels]
+    /// · halves f32[2][channels] · peaks f32[channels][min(rows, PEAKS)][2] · places u64[kept] · sample
+    /// f32[kept][channels]`.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let numbers = [self.channels as u64, self.rows, self.stride, self.sample().count() as u64];
+        let kept = self.places.len();
+        let numbers = [self.channels as u64, self.rows, self.runs as u64, self.limit, kept as u64];
         out.extend(numbers.iter().flat_map(|v| v.to_le_bytes()));
-        let floats = [self.min];
-        let floats = floats.iter().chain(&self.absmax).chain(&self.sample);
-        out.extend(floats.flat_map(|v| v.to_le_bytes()));
+        let peaks = self.peaks.iter().flatten().flat_map(|p| [p.value, p.row_energy]);
+        let halves = self.halves.iter().flatten();
+        let maxima = [self.min].into_iter().chain(self.absmax.iter().chain(halves).copied());
+        out.extend(maxima.chain(peaks).flat_map(f32::to_le_bytes));
+        out.extend(self.places.iter().flat_map(|v| v.to_le_bytes()));
+        out.extend(self.sample.iter().flat_map(|v| v.to_le_bytes()));
     }
 
-    /// The statistics that [`write`](Self::write) gave these bytes. Allocates no more than they have.
+    /// The statistics that [`write`](Self::write) gave these bytes. Allocates little more than they have.
     pub fn read(mut bytes: &[u8]) -> Result<ChannelStats, Fault> {
         let rest = &mut bytes;
         let channels = usize::try_from(number(rest)?).map_err(|_| TOO_SHORT)?;
-        let (rows, stride, kept) = (number(rest)?, number(rest)?, number(rest)?);
+        let rows = number(rest)?;
+        let runs = usize::try_from(number(rest)?).map_err(|_| "there are too many runs")?;
+        let (limit, kept) = (number(rest)?, number(rest)?);
         if kept > SAMPLE_ROWS as u64 {
             return Err("the sample is too long");
         }
+        let times = |n: usize| channels.checked_mul(n).ok_or(TOO_SHORT);
+        let (kept, tops) = (kept as usize, rows.min(PEAKS as u64) as usize);
         let min = floats(rest, 1)?[0];
         let absmax = floats(rest, channels)?;
-        let sample = floats(rest, channels.checked_mul(kept as usize).ok_or(TOO_SHORT)?)?;
+        let halves = [floats(rest, channels)?, floats(rest, channels)?];
+        let pairs = floats(rest, times(2 * tops)?)?;
+        let places = (0..kept).map(|_| number(rest)).collect::<Result<Vec<u64>, Fault>>()?;
+        let sample = floats(rest, times(kept)?)?;
         if !rest.is_empty() {
             return Err("there are bytes left over");
         }
-        if !stride.is_power_of_two() || (channels > 0 && kept != rows.div_ceil(stride)) {
-            return Err("the sample has another number of rows than its stride says");
-        }
-        let stats = ChannelStats { channels, absmax, min, rows, sample, stride };
-        stats.check_values().map(|()| stats)
+        let peak = |p: &[f32]| Peak { value: p[0], row_energy: p[1] };
+        let peaks = match tops {
+            0 => vec![Vec::new(); channels],
+            _ => pairs
+                .chunks_exact(2 * tops)
+                .map(|p| p.chunks_exact(2).map(peak).collect())
+                .collect(),
+        };
+        let stats = ChannelStats {
+            channels,
+            absmax,
+            halves,
+            runs,
+            min,
+            rows,
+            peaks,
+            sample,
+            places,
+            limit,
+        };
+        stats.check_maxima()?;
+        stats.check_sample()?;
+        Ok(stats)
     }
 
-    fn check_values(&self) -> Result<(), Fault> {
-        if !self.absmax.iter().all(|m| m.is_finite() && *m >= 0.0) {
-            return Err("a channel maximum is negative or not finite");
+    fn check_maxima(&self) -> Result<(), Fault> {
+        let halves = self.halves[0].iter().zip(&self.halves[1]);
+        let size = |v: f32| v.is_finite() && v >= 0.0;
+        let fits = |(m, (a, b)): (&f32, (&f32, &f32))| size(*a) && size(*b) && a.max(*b) == *m;
+        if !self.absmax.iter().zip(halves).all(fits) {
+            return Err("a channel maximum is negative, not finite, or not that of the two halves");
+        }
+        let in_order = |(peaks, max): (&Vec<Peak>, &f32)| {
+            peaks.first().is_none_or(|p| p.value == *max)
+                && peaks.is_sorted_by(|a, b| a.value >= b.value)
+                && peaks.iter().all(|p| p.value >= 0.0 && p.row_energy >= 0.0)
+        };
+        if !self.peaks.iter().zip(&self.absmax).all(in_order) {
+            return Err("the largest values of a channel are not in order");
+        }
+        let largest = self.absmax.iter().copied().fold(0.0, f32::max);
+        let possible = match self.rows > 0 && self.channels > 0 {
+            true => self.min.abs() <= largest && self.runs > 0,
+            false => self.min == f32::INFINITY && largest == 0.0,
+        };
+        if possible { Ok(()) } else { Err("the minimum does not fit the channel maxima") }
+    }
+
+    fn check_sample(&self) -> Result<(), Fault> {
+        let halved = self.limit.checked_add(1).is_none_or(u64::is_power_of_two);
+        let kept = |place: &u64| *place < self.rows && hash(*place) < self.limit;
+        let in_order = self.places.is_sorted_by(|a, b| a < b);
+        let any = !self.places.is_empty() || self.rows == 0 || self.channels == 0;
+        if !halved || !in_order || !any || !self.places.iter().all(kept) {
+            return Err("the sample is not of the rows that it should be of");
         }
         let inside = |(v, m): (&f32, &f32)| v.abs() <= *m && *v >= self.min;
         if !self.sample().all(|row| row.iter().zip(&self.absmax).all(inside)) {
             return Err("a sampled value is beyond its channel's maximum or below the minimum");
         }
-        let largest = self.absmax.iter().copied().fold(0.0, f32::max);
-        let possible = if self.rows == 0 || self.channels == 0 {
-            self.min == f32::INFINITY && largest == 0.0
-        } else {
-            self.min.abs() <= largest
-        };
-        if possible { Ok(()) } else { Err("the minimum does not fit the channel maxima") }
+        Ok(())
     }
 }
 
@@ -124,17 +175,22 @@ mod tests {
         };
         assert_eq!(ChannelStats::read(&bytes(&stats)).as_ref(), Ok(&stats));
         refused(|s| s.absmax[0] = f32::NAN);
-        refused(|s| s.absmax[0] = f32::INFINITY);
-        refused(|s| s.absmax[1] = -2.0);
-        refused(|s| s.absmax[1] = 1.0);
+        refused(|s| s.halves[0][0] = f32::INFINITY);
+        refused(|s| (s.absmax[1], s.halves[0][1], s.halves[1][1]) = (1.0, 1.0, 1.0));
+        refused(|s| s.halves[1][0] = 1e9);
         refused(|s| s.min = f32::NEG_INFINITY);
         refused(|s| s.min = f32::NAN);
         refused(|s| s.min = -1.0);
-        refused(|s| s.stride = 3);
-        refused(|s| s.stride = 0);
-        refused(|s| s.stride = 1);
-        refused(|s| s.rows = u64::MAX);
+        refused(|s| s.peaks[0].reverse());
+        refused(|s| s.peaks[0][0].value = 1e9);
+        refused(|s| s.peaks[0][5].row_energy = f32::NAN);
+        refused(|s| s.limit -= 1);
+        refused(|s| s.limit = 0);
+        refused(|s| s.places.swap(0, 1));
+        refused(|s| s.places[3] = u64::MAX);
+        refused(|s| s.rows = 100);
         refused(|s| s.rows = 0);
+        refused(|s| s.runs = 0);
         refused(|s| s.sample[3] = f32::NAN);
         refused(|s| s.sample[3] = 3.0);
         refused(|s| s.channels = usize::MAX);
