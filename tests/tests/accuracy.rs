@@ -13,8 +13,8 @@ use fqrt::{Model, Session, SessionOptions, TensorView};
 
 /// Gates of the smallest and of the mean cosine; the best other tool measured reaches 0.9943 and
 /// 0.9963, weights alone 0.9990 and 0.9994.
-const MIN: f64 = 0.997;
-const MEAN: f64 = 0.998;
+const MIN: f64 = 0.998;
+const MEAN: f64 = 0.999;
 
 /// One embedding a window.
 fn embeddings(target: TargetImage, windows: &[Batch]) -> Result<Vec<Vec<f32>>> {
@@ -41,7 +41,8 @@ fn minilm_in_int8_keeps_its_embeddings() -> Result<()> {
     let mut last = (0.0, 0.0);
     for method in [Method::Rtn, Method::Smoothquant, Method::Flattenquant] {
         let levels = vec![level.name().to_owned()];
-        let settings = Settings { method, levels, ..Settings::default() };
+        // As in the demo and the benchmark.
+        let settings = Settings { method, levels, max_extra: 0.02, ..Settings::default() };
         let data = text(&float, "minilm", "emma", 64, 128)?;
         let compiled = quietly(|cx| pipeline::compile(float.clone(), &settings, |_| Ok(data), cx))?;
         let share = compiled.choices.values();

@@ -72,6 +72,7 @@ class Fqc:
         source = cache / "models/minilm"
         compile_ = [binary, "compile", source / "model.onnx", "-o", model]
         compile_ += ["--calib", cache / "text/emma.txt", "--tokenizer", source / "tokenizer.json"]
+        compile_ += ["--max-extra", "2"]
         subprocess.run(compile_, check=True)
         self.command = [binary, "bench", model, "--threads", str(threads), "--json"]
         self.milliseconds = {}  # of one run at each shape, once known

@@ -63,7 +63,8 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     int8, exact = folder / "minilm.fqbin", folder / "minilm-float.fqbin"
     call(args.fqc, "compile", source, "-o", int8,
-         "--calib", args.cache / "text/emma.txt", "--tokenizer", tokenizer)
+         "--calib", args.cache / "text/emma.txt", "--tokenizer", tokenizer,
+         "--max-extra", "2")
     call(args.fqc, "compile", source, "-o", exact, "--method", "none")
 
     unseen = peers.text_windows(args.cache, "persuasion.txt", UNSEEN_WINDOWS, WINDOW)

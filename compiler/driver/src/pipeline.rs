@@ -77,8 +77,7 @@ pub fn compile<D: Into<calibrate::Data>>(
         };
         let widths = |group: &Group| settings.widths(&float, group);
         let search = settings.search();
-        choices =
-            Arc::new(quant::choose_all(&graph, settings.heads(), &seen, widths, &search));
+        choices = Arc::new(quant::choose_all(&graph, settings.heads(), &seen, widths, &search));
         let rounded = match settings.rounding() {
             Rounding::Nearest => RoundedWeights::default(),
             Rounding::Gptq if batches.is_empty() => return Err(no_samples()),

@@ -129,7 +129,7 @@ impl GemmConfig {
         if !(1..=2).contains(&self.blocks) || self.blocks * self.tokens > 256 {
             return Some(format!("{} x {} accumulators", self.blocks, self.tokens));
         }
-        if !matches!(self.cluster, 1 | 2 | 4) || self.x_box_tokens() % 8 != 0 {
+        if !matches!(self.cluster, 1 | 2 | 4) || !self.x_box_tokens().is_multiple_of(8) {
             return Some(format!("{} tokens in a cluster of {}", self.tokens, self.cluster));
         }
         if self.output == Output::S8 && chunk < 32 {
