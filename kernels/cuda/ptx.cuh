@@ -34,10 +34,15 @@ __device__ __forceinline__ void barrier_expect(u32 shared, u32 bytes) {
                  : "memory");
 }
 
+// Arrives at a barrier of this block.
+__device__ __forceinline__ void barrier_arrive(u32 shared) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared) : "memory");
+}
+
 // Arrives at the barrier that lies at `shared` in block `rank` of the cluster. It orders no
 // writes for the other block (which would cost a fence of the whole device): those who use it
 // have only read what the other block will overwrite.
-__device__ __forceinline__ void barrier_arrive(u32 shared, u32 rank) {
+__device__ __forceinline__ void barrier_arrive_at(u32 shared, u32 rank) {
     asm volatile("{\n"
                  ".reg .b32 remote;\n"
                  "mapa.shared::cluster.u32 remote, %0, %1;\n"
@@ -73,6 +78,34 @@ __device__ __forceinline__ u32 cluster_rank() {
 // All threads of the cluster have come here; orders no memory.
 __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
+// The address, as other blocks write it, of `shared` in block `rank`.
+__device__ __forceinline__ u32 in_block(u32 shared, u32 rank) {
+    u32 remote;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared), "r"(rank));
+    return remote;
+}
+
+// Writes 16 bytes into another block, counted at a barrier there that expects them. Both
+// addresses are from in_block.
+__device__ __forceinline__ void store_remote_16(u32 remote, int4 value, u32 barrier) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [%0], {%1, %2, %3, %4}, [%5];"
+                 ::"r"(remote), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(barrier)
+                 : "memory");
+}
+
+// ---- programmatic dependent launch -----------------------------------------------------------
+
+// Lets the next kernel of the stream start its blocks where there is room.
+__device__ __forceinline__ void launch_dependents() {
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+// Waits until what the kernels before have written can be read. Nothing before it may read or
+// write what they write or read.
+__device__ __forceinline__ void launch_wait() {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
 // ---- copies between global and shared memory ------------------------------------------------

@@ -73,6 +73,8 @@ pub struct GemmConfig {
     pub stages: u32,
     /// Thread blocks of a cluster; they share the tokens of a tile.
     pub cluster: u32,
+    /// Thread blocks of a cluster that share the K of one tile; 1 unless `cluster` is.
+    pub split: u32,
     /// Element of the result.
     pub output: Output,
     /// Activation.
@@ -110,6 +112,16 @@ impl GemmConfig {
         self.tokens.min(CHUNK_TOKENS)
     }
 
+    /// Bytes of a consumer's accumulators.
+    fn accumulator_bytes(&self) -> usize {
+        self.blocks as usize * BLOCK_CHANNELS * self.tokens as usize * 4
+    }
+
+    /// Thread blocks of a cluster.
+    pub fn group(&self) -> u32 {
+        self.cluster * self.split
+    }
+
     /// Dynamic shared memory of a block, as `Gemm::kSharedBytes` counts it.
     pub fn shared_bytes(&self) -> usize {
         let int4 = self.weights == Weights::Int4;
@@ -117,7 +129,8 @@ impl GemmConfig {
         let chunks = if self.output.staged() { 2 * CONSUMERS * chunk } else { 0 };
         let weights = CONSUMERS * self.blocks as usize * block_bytes(int4);
         let stage = weights + self.tokens as usize * BLOCK_K;
-        chunks + self.stages as usize * (stage + 16)
+        let partials = CONSUMERS * (self.split as usize - 1) * self.accumulator_bytes();
+        chunks + self.stages as usize * (stage + 16) + partials + CONSUMERS * 8
     }
 
     /// What forbids this instance, if anything does.
@@ -132,8 +145,14 @@ impl GemmConfig {
         if !matches!(self.cluster, 1 | 2 | 4) || !self.x_box_tokens().is_multiple_of(8) {
             return Some(format!("{} tokens in a cluster of {}", self.tokens, self.cluster));
         }
+        if !matches!(self.split, 1 | 2 | 4 | 8) || self.cluster > 1 && self.split > 1 {
+            return Some(format!("K split {} ways in a cluster of {}", self.split, self.cluster));
+        }
         if self.output == Output::S8 && chunk < 32 {
             return Some("s8 results want at least 32 tokens".into());
+        }
+        if self.residual && !self.output.staged() {
+            return Some(format!("a residual with {:?} results", self.output));
         }
         if self.stages < 2 || self.shared_bytes() > MAX_SHARED_BYTES {
             return Some(format!("{} stages take {} bytes", self.stages, self.shared_bytes()));
@@ -150,8 +169,18 @@ impl GemmConfig {
 
     /// The lines that specialise the source.
     pub fn source(&self) -> String {
-        let Self { weights, blocks, tokens, stages, cluster, output, activation, bias, residual } =
-            *self;
+        let Self {
+            weights,
+            blocks,
+            tokens,
+            stages,
+            cluster,
+            split,
+            output,
+            activation,
+            bias,
+            residual,
+        } = *self;
         let int4 = weights == Weights::Int4;
         format!(
             "#include \"gemm_sm90.cuh\"
@@ -162,6 +191,7 @@ struct Config {{
     static constexpr int kTokens = {tokens};
     static constexpr int kStages = {stages};
     static constexpr int kCluster = {cluster};
+    static constexpr int kSplit = {split};
     static constexpr Output kOutput = Output::k{output:?};
     static constexpr Activation kActivation = Activation::k{activation:?};
     static constexpr bool kBias = {bias};
@@ -170,11 +200,12 @@ struct Config {{
 
 static_assert(Gemm<Config>::kSharedBytes == {shared}, \"the host counts shared memory alike\");
 
-extern \"C\" __global__ void __launch_bounds__(kThreads, 1) __cluster_dims__({cluster}, 1, 1)
+extern \"C\" __global__ void __launch_bounds__(kThreads, 1) __cluster_dims__({group}, 1, 1)
 {self}(const __grid_constant__ GemmArguments arguments) {{
     Gemm<Config>::run(arguments);
 }}
 ",
+            group = self.group(),
             shared = self.shared_bytes(),
         )
     }
@@ -186,11 +217,12 @@ impl fmt::Display for GemmConfig {
         let weights = if self.weights == Weights::Int4 { "w4a8" } else { "w8a8" };
         write!(
             f,
-            "gemm_sm90_{weights}_{}x{}_s{}_c{}_{:?}",
+            "gemm_sm90_{weights}_{}x{}_s{}_c{}_k{}_{:?}",
             self.tile_channels(),
             self.tokens,
             self.stages,
             self.cluster,
+            self.split,
             self.output
         )?;
         if self.activation != Activation::None {
@@ -203,5 +235,54 @@ impl fmt::Display for GemmConfig {
             f.write_str("_residual")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDE: GemmConfig = GemmConfig {
+        weights: Weights::Int4,
+        blocks: 1,
+        tokens: 256,
+        stages: 4,
+        cluster: 2,
+        split: 1,
+        output: Output::F16,
+        activation: Activation::Relu,
+        bias: true,
+        residual: false,
+    };
+
+    #[test]
+    fn an_instance_prints_its_name_and_its_configuration() {
+        insta::assert_snapshot!(WIDE.source());
+    }
+
+    #[test]
+    fn shared_memory_is_counted() {
+        // Two chunks of 64 tokens a consumer, four stages of 8 KiB and 32 KiB, ten barriers.
+        assert_eq!(WIDE.shared_bytes(), 4 * 8192 + 4 * (8192 + 32768) + 10 * 8);
+        assert_eq!(WIDE.with_stages_up_to(8).stages, 4);
+        assert_eq!(GemmConfig { output: Output::S8, ..WIDE }.with_stages_up_to(8).stages, 5);
+        let split = GemmConfig { tokens: 16, cluster: 1, split: 4, ..WIDE };
+        let one = GemmConfig { split: 1, ..split };
+        assert_eq!(split.shared_bytes() - one.shared_bytes(), 2 * 3 * 64 * 16 * 4);
+    }
+
+    #[test]
+    fn what_the_hardware_cannot_do_is_named() {
+        let fault = |config: GemmConfig| config.fault().unwrap_or_default();
+        assert_eq!(WIDE.fault(), None);
+        assert!(fault(GemmConfig { tokens: 40, ..WIDE }).contains("40 tokens"));
+        assert!(fault(GemmConfig { blocks: 2, ..WIDE }).contains("2 x 256 accumulators"));
+        assert!(fault(GemmConfig { split: 2, ..WIDE }).contains("cluster of 2"));
+        assert!(fault(GemmConfig { tokens: 8, ..WIDE }).contains("cluster of 2"));
+        assert!(fault(GemmConfig { stages: 6, ..WIDE }).contains("6 stages"));
+        let plain = GemmConfig { residual: true, output: Output::S32, stages: 2, ..WIDE };
+        assert!(fault(plain).contains("a residual with S32"));
+        let s8 = GemmConfig { tokens: 16, output: Output::S8, cluster: 1, ..WIDE };
+        assert!(fault(s8).contains("32 tokens"));
     }
 }
