@@ -11,7 +11,7 @@ use fqc::settings::Settings;
 use fqc::{Failure, calibrate};
 use fqc_interp::bind;
 use fqc_ir::Graph;
-use fqc_passes::quant::passes::{Choices, choose_all};
+use fqc_passes::quant::passes::Choices;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -88,11 +88,5 @@ pub fn as_batches(inputs: &[Named]) -> Result<Vec<Batch>> {
 pub fn choices(float: &Graph, settings: &Settings, data: &[Batch]) -> Result<Choices> {
     let heads = settings.heads();
     let statistics = quietly(|cx| calibrate::run(float, heads, data, cx))?;
-    Ok(Arc::new(choose_all(
-        float,
-        heads,
-        &statistics,
-        |g| settings.widths(float, g),
-        &settings.search(),
-    )))
+    Ok(Arc::new(quietly(|cx| pipeline::choose(float, &statistics, data, settings, cx))?))
 }

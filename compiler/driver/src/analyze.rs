@@ -10,7 +10,7 @@ use fqc_ir::Graph;
 use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::{self, Group, linear};
 use fqc_passes::quant::measure::{Loss, Measure};
-use fqc_passes::quant::passes::choose_all;
+use fqc_passes::quant::search::choose_all;
 use fqc_passes::quant::stats::{ChannelStats, Statistics};
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -26,6 +26,7 @@ pub mod pipeline;
 pub mod progress;
 pub mod report;
 pub mod score;
+pub mod sensitivity;
 pub mod settings;
 pub mod svg;
 pub mod text;

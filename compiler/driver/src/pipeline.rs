@@ -2,21 +2,26 @@
 //! data to plain data.
 
 use crate::calibrate;
+use crate::data::Batch;
 use crate::exit::{Exit, Failure};
 use crate::gptq;
 use crate::interrupt::Interrupt;
 use crate::progress::Verbosity;
+use crate::sensitivity;
 use crate::settings::{Method, Rounding, Settings};
 use fqbin::{Level, TargetImage};
 use fqc_import::ImportOptions;
 use fqc_ir::Graph;
 use fqc_ir::plan::{Plan, Precision};
 use fqc_passes::lower::{LowerError, lower};
+use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::Group;
 use fqc_passes::quant::insert_qdq::RoundedWeights;
 use fqc_passes::quant::passes::{self as quant, Choices};
+use fqc_passes::quant::search::{Search, Sensitivity};
 use fqc_passes::quant::stats::Statistics;
 use fqc_passes::{Pass, Runner, clean, fuse};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -75,9 +80,7 @@ pub fn compile<D: Into<calibrate::Data>>(
             Some(statistics) => statistics,
             None => calibrate::run(&float, settings.heads(), &batches, cx)?,
         };
-        let widths = |group: &Group| settings.widths(&float, group);
-        let search = settings.search();
-        choices = Arc::new(quant::choose_all(&graph, settings.heads(), &seen, widths, &search));
+        choices = Arc::new(choose(&float, &seen, &batches, settings, cx)?);
         let rounded = match settings.rounding() {
             Rounding::Nearest => RoundedWeights::default(),
             Rounding::Gptq if batches.is_empty() => return Err(no_samples()),
@@ -98,6 +101,30 @@ fn no_samples() -> Failure {
         "GPTQ wants the calibration samples themselves: give them beside the .fqcal, or round with \
          `--rounding nearest`",
     )
+}
+
+/// The choice for each group: first as if all errors cost the same, then with what they cost. Without
+/// batches to measure that on, it stays with the first.
+pub fn choose(
+    float: &Graph,
+    statistics: &Statistics,
+    batches: &[Batch],
+    settings: &Settings,
+    cx: &mut Context<'_>,
+) -> Result<BTreeMap<String, Choice>, Failure> {
+    let (heads, space) = (settings.heads(), settings.search());
+    let widths = |group: &Group| settings.candidates(float, group);
+    let search = Search::new(float, heads, statistics, widths, &space, cx.threads);
+    let even = search.choices(&Sensitivity::new(), None);
+    if settings.method != Method::Flattenquant {
+        return Ok(even);
+    }
+    if batches.is_empty() {
+        return Ok(search.choices(&Sensitivity::new(), settings.aim()));
+    }
+    let even = Arc::new(even);
+    let costs = sensitivity::measure(float, heads, &even, statistics, batches, cx)?;
+    Ok(search.choices(&costs, settings.aim()))
 }
 
 /// Smoothing and flattening: the graph computes what it did before.

@@ -4,6 +4,7 @@ use crate::exit::Failure;
 use fqbin::Level;
 use fqc_ir::Graph;
 use fqc_ir::plan::Precision;
+use fqc_passes::quant::assign::Aim;
 use fqc_passes::quant::choose;
 use fqc_passes::quant::groups::{Group, Heads, linear};
 use fqc_passes::quant::round::Granularity;
@@ -79,6 +80,14 @@ pub struct Settings {
     /// Widths of single groups: a name of the group's input, of a linear or of its weight, where `*`
     /// stands for anything, and the scheme; the first name that fits counts.
     pub groups: Vec<(String, Scheme)>,
+    /// Bits of the activations of groups that an aim gives four-bit weights: 8 or 4.
+    pub int4_activations: u8,
+    /// At least this share of the linear layers' work in four bits, where it costs least.
+    pub int4_share: Option<f64>,
+    /// Four bits for every group whose loss is at most this: the divergence of the model's outputs.
+    pub gamma: Option<f64>,
+    /// Four bits for as many groups as this loss of all together allows.
+    pub max_drop: Option<f64>,
     /// How weights are rounded; `flattenquant` only.
     pub rounding: Rounding,
     /// Whether GPTQ shows each layer the quantised outputs of those before it.
@@ -98,6 +107,10 @@ impl Default for Settings {
             quantize_head: false,
             scheme: Scheme::W8a8,
             groups: Vec::new(),
+            int4_activations: 8,
+            int4_share: None,
+            gamma: None,
+            max_drop: None,
             rounding: Rounding::Gptq,
             sequential: false,
             per_tensor_weights: false,
@@ -138,8 +151,8 @@ impl Settings {
         }
     }
 
-    /// The widths that are asked for a group of a float graph.
-    pub fn widths(&self, graph: &Graph, group: &Group) -> Widths {
+    /// The scheme of a group that is named in the settings.
+    fn own_scheme(&self, graph: &Graph, group: &Group) -> Option<Scheme> {
         let mut names = vec![graph.node(group.input).name.as_str()];
         for &id in &group.linears {
             names.push(&graph.node(id).name);
@@ -147,7 +160,28 @@ impl Settings {
         }
         let fits = |pattern: &str| names.iter().any(|name| matches(pattern, name));
         let own = self.groups.iter().find(|(pattern, _)| fits(pattern));
-        own.map_or(self.scheme, |(_, scheme)| *scheme).widths()
+        own.map(|(_, scheme)| *scheme)
+    }
+
+    /// What decides which groups take four bits, if anything does.
+    pub fn aim(&self) -> Option<Aim> {
+        let share = self.int4_share.map(Aim::Share);
+        share.or(self.gamma.map(Aim::Each)).or(self.max_drop.map(Aim::Total))
+    }
+
+    /// What a group may become: the widths asked for, and four bits as well if an aim decides. A
+    /// group named in the settings has no choice.
+    pub fn candidates(&self, graph: &Graph, group: &Group) -> Vec<Widths> {
+        let four = Widths { activations: self.int4_activations, weights: 4 };
+        match (self.own_scheme(graph, group), self.aim()) {
+            (None, Some(_)) => vec![Widths::W8A8, four],
+            _ => vec![self.widths(graph, group)],
+        }
+    }
+
+    /// The widths that are asked for a group of a float graph.
+    pub fn widths(&self, graph: &Graph, group: &Group) -> Widths {
+        self.own_scheme(graph, group).unwrap_or(self.scheme).widths()
     }
 
     /// How weights are rounded: the baselines know nothing better than to nearest.

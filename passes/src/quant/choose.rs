@@ -23,8 +23,8 @@ pub struct Settings {
     pub max_extra: f32,
     /// Extra channels of one group at most, as a share of its channels.
     pub group_cap: f32,
-    /// Relative fall of the summed error that one more share of extra channels must bring: with 3, an
-    /// extra channel to a hundred must take away 3 %.
+    /// Relative fall of the summed error of activations that one more share of extra channels must
+    /// bring: with 3, an extra channel to a hundred must take away 3 %.
     pub gain: f64,
     /// Calibrated values are taken this much larger when copies are counted.
     pub headroom: f32,
@@ -37,12 +37,12 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            alphas: vec![0.3, 0.4, 0.5],
+            alphas: vec![0.2, 0.35, 0.5, 0.65, 0.8],
             lowest_beta: -0.5,
             ratio: 1.15,
             max_extra: 0.08,
-            group_cap: 1.0,
-            gain: 3.0,
+            group_cap: 2.0,
+            gain: 2.0,
             headroom: 1.0,
             align: 64,
             flatten: true,
@@ -97,6 +97,8 @@ pub struct Point {
     pub extra: usize,
     /// The measure of [`trial`](super::trial).
     pub error: f64,
+    /// The part of it that the weights make.
+    pub weight_error: f64,
     pub alpha: f32,
     pub threshold: f32,
 }
@@ -129,7 +131,8 @@ pub fn frontier(
                     error -= gain;
                 }
                 if slot.is_none_or(|p| error < p.error) {
-                    *slot = Some(Point { extra, error, alpha, threshold });
+                    let weight_error = trial.weight_error;
+                    *slot = Some(Point { extra, error, weight_error, alpha, threshold });
                 }
             }
         }
@@ -189,13 +192,14 @@ pub fn build(
 
 #[cfg(test)]
 mod tests {
-    use super::super::budget::{Curve, spend};
+    use super::super::budget::{Curve, price};
     use super::*;
 
     fn choose(stats: &ChannelStats, weights: &Weights, settings: &Settings) -> Option<Choice> {
         let points = frontier(stats, weights, Widths::W8A8, settings)?;
-        let curve = Curve { points, channels: weights.k };
-        let point = spend(&[curve], settings)[0]?;
+        let curve = Curve { points, channels: weights.k, weight: 1.0 };
+        let price = price(std::slice::from_ref(&curve), settings);
+        let point = *curve.at(price)?;
         Some(build(stats, weights, Widths::W8A8, settings, &point))
     }
 

@@ -4,6 +4,7 @@
 //! [`insert_qdq`] rounds; [`fold_qdq`] and [`fold_quantize`] merge the roundings with their
 //! neighbours.
 
+pub mod assign;
 pub mod budget;
 pub mod cholesky;
 pub mod choose;
@@ -16,7 +17,9 @@ pub mod insert_qdq;
 pub mod measure;
 pub mod parallel;
 pub mod passes;
+pub mod probe;
 pub mod round;
+pub mod search;
 pub mod smooth;
 pub mod stats;
 pub mod trial;

@@ -1,13 +1,10 @@
 //! The quantisation rewrites as passes. What was chosen for each group travels as data.
 
-use super::budget::{Curve, spend};
-use super::choose::{Choice, Settings, Weights, build, frontier};
+use super::choose::{Choice, Weights};
 use super::gram::Gram;
 use super::groups::{self, Group, Heads, linear};
 use super::insert_qdq::{Format, RoundedWeights, Source, multiplied};
 use super::round::{self, Granularity, Rounded};
-use super::stats::Statistics;
-use super::widths::Widths;
 use super::{flatten, fold_qdq, fold_quantize, insert_qdq, smooth};
 use crate::facts::Facts;
 use crate::rule::{Rule, RulePass};
@@ -18,33 +15,6 @@ use std::sync::Arc;
 
 /// The choice for each group, by the name of its input.
 pub type Choices = Arc<BTreeMap<String, Choice>>;
-
-/// Chooses for every group of which there are statistics. A group with values that no scale fits
-/// (no rows seen, a weight that is not finite) stays as it is.
-pub fn choose_all(
-    graph: &Graph,
-    heads: Heads,
-    statistics: &Statistics,
-    widths: impl Fn(&Group) -> Widths,
-    settings: &Settings,
-) -> BTreeMap<String, Choice> {
-    let mut found = Vec::new();
-    let mut curves = Vec::new();
-    for group in groups::find(graph, heads) {
-        let Some(stats) = statistics.get(&graph.node(group.input).name) else { continue };
-        let Some(weights) = weights(graph, &group) else { continue };
-        let Some(points) = frontier(stats, &weights, widths(&group), settings) else { continue };
-        curves.push(Curve { points, channels: weights.k });
-        found.push((group, stats));
-    }
-    let mut choices = BTreeMap::new();
-    for ((group, stats), point) in found.iter().zip(spend(&curves, settings)) {
-        let (Some(weights), Some(point)) = (weights(graph, group), point) else { continue };
-        let choice = build(stats, &weights, widths(group), settings, &point);
-        choices.insert(graph.node(group.input).name.clone(), choice);
-    }
-    choices
-}
 
 /// The weights of a group by GPTQ, by the names of its linears; nothing if the group has no choice.
 pub fn gptq(

@@ -46,7 +46,7 @@ const COLUMNS: usize = 128;
 const BLOCK: usize = 32;
 
 /// Half to even; exact for `|v| < 2^22`, and vectorised where the processor's own rounding is not.
-fn rint(v: f32) -> f32 {
+pub fn rint(v: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     (v + SHIFT) - SHIFT
 }
@@ -103,18 +103,24 @@ pub fn gptq(
 ) -> Rounded {
     let width = gram.width();
     let source = |i: usize| choice.map.source(i).map_or(0, |(j, _)| j);
-    let live: Vec<usize> = (0..width).filter(|&i| gram.at(i, i) > 0.0).collect();
-    let mut order = live.clone();
+    let (mut order, dead): (Vec<usize>, Vec<usize>) =
+        (0..width).partition(|&i| gram.at(i, i) > 0.0);
     order.sort_by(|&a, &b| gram.at(b, b).total_cmp(&gram.at(a, a)).then(a.cmp(&b)));
     let (feedback, importance) = feedback(gram, &order);
-    // Dead channels have no say, but their weights must fit the scale well enough to be copied.
+    // Channels that never fired have little say in the scales, but some.
+    let base = choice.map.base as usize;
+    let silent = || dead.iter().copied().filter(|&i| i < base);
+    let mean = importance.iter().sum::<f32>() / importance.len().max(1) as f32;
+    let little = if mean > 0.0 { DAMPING as f32 * mean } else { 1.0 };
+    let importance: Vec<f32> = importance.into_iter().chain(silent().map(|_| little)).collect();
     let bits = choice.widths.weights;
     let k = order.len();
     let chunks: Vec<std::ops::Range<usize>> =
         (0..n).step_by(COLUMNS).map(|c| c..(c + COLUMNS).min(n)).collect();
     let chunk_scales = parallel::map(&chunks, threads, |range| {
-        let column =
-            |c: usize| -> Vec<f32> { order.iter().map(|&i| weights[source(i) * n + c]).collect() };
+        let column = |c: usize| -> Vec<f32> {
+            order.iter().copied().chain(silent()).map(|i| weights[source(i) * n + c]).collect()
+        };
         range.clone().map(|c| best_scale(&column(c), &importance, bits)).collect::<Vec<f32>>()
     });
     let mut scales: Vec<f32> = chunk_scales.concat();
@@ -135,7 +141,7 @@ pub fn gptq(
         }
     }
     let q = q_max(bits, true) as f32;
-    for i in (0..width).filter(|&i| gram.at(i, i) <= 0.0) {
+    for i in dead {
         let first = source(i);
         if first != i && gram.at(first, first) > 0.0 {
             codes.copy_within(first * n..(first + 1) * n, i * n);
@@ -234,5 +240,125 @@ fn add_rows(target: &mut [f32], rows: &[f32], factors: &[f32]) {
         let row = &rows[at..at + columns];
         target.iter_mut().zip(row).for_each(|(t, v)| *t += factor * v);
         at += columns;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::choose::Choice;
+    use super::super::widths::Widths;
+    use super::*;
+    use fqc_ir::quant::FlattenMap;
+    use std::sync::Arc;
+
+    const BASE: usize = 40;
+    const N: usize = 12;
+
+    fn uniform(count: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        (0..count)
+            .map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+            })
+            .collect()
+    }
+
+    /// Rows whose channels go together: a few directions mixed, and a little of their own.
+    fn correlated(rows: usize) -> Vec<f32> {
+        let mix = uniform(6 * BASE, 1);
+        let parts = uniform(rows * 6, 2);
+        let mut out = uniform(rows * BASE, 3);
+        for (row, part) in out.chunks_exact_mut(BASE).zip(parts.chunks_exact(6)) {
+            for (j, v) in row.iter_mut().enumerate() {
+                *v = 0.2 * *v + (0..6).map(|i| part[i] * mix[i * BASE + j]).sum::<f32>();
+            }
+        }
+        out
+    }
+
+    fn choice(tail: &[(u32, u16)]) -> Choice {
+        let base = BASE as u32;
+        Choice {
+            alpha: 0.0,
+            smooth: vec![1.0; BASE],
+            threshold: 1.5,
+            map: Arc::new(FlattenMap { base, tail: tail.into(), padded: 64 }),
+            signed: true,
+            widths: Widths::W4A8,
+            typical_energy: 1.0,
+            error: 0.0,
+        }
+    }
+
+    fn rounded(weights: &[f32], choice: &Choice, gram: &Gram, threads: usize) -> Rounded {
+        gptq(weights, N, choice, gram, Granularity::PerChannel, threads)
+    }
+
+    /// `Σ_t ‖x_t (W - Ŵ)‖²`.
+    fn output_error(rows: &[f32], weights: &[f32], rounded: &Rounded) -> f64 {
+        let mut sum = 0.0;
+        for row in rows.chunks_exact(BASE) {
+            for o in 0..N {
+                let off = row.iter().enumerate().map(|(j, x)| {
+                    let code = f32::from(rounded.codes[j * N + o]);
+                    f64::from(x * (weights[j * N + o] - code * rounded.scales[o]))
+                });
+                sum += off.sum::<f64>().powi(2);
+            }
+        }
+        sum
+    }
+
+    #[test]
+    fn feedback_makes_the_output_error_smaller_than_rounding_to_nearest() {
+        let (rows, weights) = (correlated(400), uniform(BASE * N, 4));
+        let choice = choice(&[]);
+        let mut gram = Gram::new(&choice);
+        gram.update(&rows, &choice);
+        let with = rounded(&weights, &choice, &gram, 1);
+        let scales = with.scales.clone();
+        let nearest = weights.chunks_exact(N).flat_map(|row| {
+            row.iter().zip(&scales).map(|(w, s)| (w / s).round_ties_even().clamp(-7.0, 7.0) as i8)
+        });
+        let nearest = Rounded { codes: nearest.collect(), scales: scales.clone() };
+        let unseen = correlated(500)[400 * BASE..].to_vec();
+        let (a, b) =
+            (output_error(&unseen, &weights, &with), output_error(&unseen, &weights, &nearest));
+        assert!(a < 0.6 * b, "{a} against {b}");
+    }
+
+    #[test]
+    fn the_number_of_threads_does_not_show() {
+        let (rows, weights) = (correlated(100), uniform(BASE * N, 4));
+        let choice = choice(&[(3, 2)]);
+        let mut gram = Gram::new(&choice);
+        gram.update(&rows, &choice);
+        assert_eq!(rounded(&weights, &choice, &gram, 1), rounded(&weights, &choice, &gram, 3));
+    }
+
+    #[test]
+    fn a_copy_that_never_fired_takes_the_codes_of_the_first() {
+        let (rows, weights) = (correlated(100), uniform(BASE * N, 4));
+        let choice = choice(&[(5, 2), (5, 3)]);
+        let mut gram = Gram::new(&choice);
+        gram.update(&rows, &choice);
+        assert_eq!(gram.at(BASE, BASE), 0.0, "no value above the threshold");
+        let all = rounded(&weights, &choice, &gram, 2);
+        let row = |i: usize| &all.codes[i * N..(i + 1) * N];
+        assert_eq!(row(5), row(BASE));
+        assert_eq!(row(5), row(BASE + 1));
+        assert!(row(BASE + 2).iter().all(|c| *c == 0), "padding");
+    }
+
+    #[test]
+    fn nothing_seen_is_rounding_to_nearest() {
+        let weights = uniform(BASE * N, 4);
+        let choice = choice(&[]);
+        let all = rounded(&weights, &choice, &Gram::new(&choice), 1);
+        for (i, code) in all.codes[..BASE * N].iter().enumerate() {
+            let want = (weights[i] / all.scales[i % N]).round_ties_even().clamp(-7.0, 7.0);
+            assert_eq!(f32::from(*code), want);
+        }
     }
 }

@@ -9,15 +9,19 @@
 //! norm behind them divides by their size.
 
 use super::choose::{Settings, Weights};
+use super::round::rint;
 use super::stats::{ChannelStats, Peak};
 use super::widths::Widths;
-use fqc_ir::quant::{q_max, wide_code};
+use fqc_ir::quant::q_max;
 
 /// Smoothing factors stay within this factor of their geometric mean.
 const FACTOR: f32 = 1e4;
 
 /// Activations that never exceed this count as zero.
 const SMALLEST: f32 = 1e-18;
+
+/// Codes beyond this are all the same to the search.
+const WIDE: f32 = 4_194_304.0;
 
 /// τ at least, so that its reciprocal is a number in f32 too.
 const LEAST_ENERGY: f64 = 1e-30;
@@ -81,7 +85,7 @@ pub struct Trial<'a> {
     maxima: Vec<f32>,
     /// `‖w_j‖²` after smoothing, over the total.
     row_energy: Vec<f64>,
-    weight_error: f64,
+    pub weight_error: f64,
 }
 
 /// What a threshold costs.
@@ -142,22 +146,27 @@ impl<'a> Trial<'a> {
         out
     }
 
-    pub fn cost(&self, threshold: f32, settings: &Settings) -> Cost {
-        let q = q_max(self.base.widths.activations, self.base.signed);
-        let scale = threshold / q as f32;
+    /// What rounding to multiples of a scale costs, nothing cut off.
+    pub fn rounding(&self, scale: f32) -> f64 {
         let inverse = 1.0 / scale;
-        let mut squares = vec![0.0f64; self.maxima.len()];
+        let mut squares = vec![0.0f32; self.maxima.len()];
         let factors: Vec<f32> = self.smooth.iter().map(|s| 1.0 / s).collect();
+        let low = if self.base.signed { -WIDE } else { 0.0 };
         for (row, w) in self.base.stats.sample().zip(&self.base.omega) {
+            let w = *w as f32;
             for ((square, x), f) in squares.iter_mut().zip(row).zip(&factors) {
                 let smoothed = x * f;
-                let code = wide_code(smoothed, inverse, self.base.signed);
-                let off = f64::from(smoothed - code as f32 * scale);
+                let off = smoothed - rint((smoothed * inverse).clamp(low, WIDE)) * scale;
                 *square += w * off * off;
             }
         }
-        let rounding: f64 = squares.iter().zip(&self.row_energy).map(|(e, w)| e * w).sum();
-        let mut plain = rounding + self.weight_error;
+        squares.iter().zip(&self.row_energy).map(|(e, w)| f64::from(*e) * w).sum()
+    }
+
+    /// What a threshold costs, and what copies take off it.
+    pub fn cost(&self, threshold: f32, settings: &Settings) -> Cost {
+        let q = q_max(self.base.widths.activations, self.base.signed);
+        let mut plain = self.rounding(threshold / q as f32) + self.weight_error;
         let mut gains = Vec::new();
         let furthest = self.base.ratios.last().map_or(1.0, |r| r.max(1.0));
         for j in 0..self.maxima.len() {
@@ -251,7 +260,7 @@ fn weight_error(base: &Base<'_>, smooth: &[f32]) -> f64 {
         let mut squares = 0.0f32;
         for ((v, step), inverse) in row.iter().zip(&steps).zip(&inverse) {
             let code = v * s * inverse;
-            let off = (code - code.round_ties_even()) * step;
+            let off = (code - rint(code)) * step;
             squares += off * off;
         }
         error += f64::from(squares) * energy / f64::from(*s).powi(2);

@@ -49,6 +49,19 @@ pub struct Args {
     /// Bits of the layers whose name fits, where `*` stands for anything; may be repeated
     #[arg(long, value_name = "NAME=SCHEME", value_parser = layer_scheme)]
     pub layer: Vec<(String, Scheme)>,
+    /// At least this share of the linear layers' work in INT4, where it costs least
+    #[arg(long, group = "aim", value_name = "SHARE")]
+    pub int4_share: Option<f64>,
+    /// INT4 for every group of layers that alone diverges by at most this
+    #[arg(long, group = "aim", value_name = "LOSS")]
+    pub gamma: Option<f64>,
+    /// INT4 for as many layers as this divergence of all together allows
+    #[arg(long, group = "aim", value_name = "LOSS")]
+    pub max_drop: Option<f64>,
+    /// Bits of the activations of INT4 layers chosen by one of these, 8 or 4; 4 is no faster on CPUs
+    /// [default: 8]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(4..=8))]
+    pub int4_activations: Option<u8>,
     /// How to round weights [default: gptq]
     #[arg(long, value_enum)]
     pub rounding: Option<Rounding>,
@@ -165,6 +178,17 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
     settings.groups.splice(0..0, args.layer.iter().cloned());
     if let Some(rounding) = args.rounding {
         settings.rounding = rounding;
+    }
+    if args.int4_share.or(args.gamma).or(args.max_drop).is_some() {
+        settings.int4_share = args.int4_share;
+        settings.gamma = args.gamma;
+        settings.max_drop = args.max_drop;
+    }
+    if let Some(bits) = args.int4_activations {
+        settings.int4_activations = bits;
+    }
+    if ![4, 8].contains(&settings.int4_activations) {
+        return Err(Failure::usage("`--int4-activations` is 4 or 8"));
     }
     settings.sequential |= args.sequential;
     settings.quantize_head |= args.quantize_head;
