@@ -49,14 +49,23 @@ __device__ __forceinline__ float activate(float x) {
     return x;
 }
 
-// Two floats as one word of 16-bit floats, `low` in the low half.
-template <Output kOutput>
+// Two floats as one word of 16-bit floats, `low` in the low half; negative ones become zero if
+// kRelu.
+template <Output kOutput, bool kRelu>
 __device__ __forceinline__ u32 pack_halves(float low, float high) {
     u32 word;
     if constexpr (kOutput == Output::kBf16) {
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+        if constexpr (kRelu) {
+            asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+        } else {
+            asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+        }
     } else {
-        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+        if constexpr (kRelu) {
+            asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+        } else {
+            asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+        }
     }
     return word;
 }

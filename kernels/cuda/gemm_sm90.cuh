@@ -9,7 +9,8 @@
 // two consumer warpgroups multiplies its own channels and writes them out. While one warpgroup is
 // in its epilogue the other multiplies and the ring fills for the next tile. The blocks of a
 // cluster take neighbouring channels of the same tokens; each fetches its share of the tokens for
-// all of them.
+// all of them. When there are fewer tiles than multiprocessors, the blocks of a cluster take parts
+// of K of one tile instead and the first adds up: exact, since accumulators are integers.
 //
 // Weights come packed (kernels/src/cuda/pack.rs): blocks of 64 channels by 128 codes, in the order
 // in which shared memory or the registers want them, so that loading one is a plain copy. Row
@@ -39,7 +40,7 @@ struct GemmArguments {
 };
 
 // Config: kInt4 (weights), kBlocks (packed blocks of a consumer), kTokens (of a tile), kStages,
-// kCluster, kOutput, kActivation, kBias, kResidual.
+// kCluster, kSplit, kOutput, kActivation, kBias, kResidual.
 template <class Config>
 struct Gemm {
     static constexpr int kTileChannels = kConsumers * Config::kBlocks * kBlockChannels;
@@ -53,10 +54,19 @@ struct Gemm {
     static constexpr int kChunk = Config::kTokens < kChunkTokens ? Config::kTokens : kChunkTokens;
     static constexpr int kChunkBytes = kChunk * kBlockChannels * kOutputBytes;
     static constexpr int kOutputBuffers = kStaged ? 2 : 0;
-    // Two chunks a consumer, then the stages, then the barriers.
+    // Accumulators of one consumer that another block of the cluster hands over.
+    static constexpr int kPartial = Config::kBlocks * kBlockChannels * Config::kTokens * 4;
+    // Two chunks a consumer, the stages, the other blocks' accumulators, the barriers.
     static constexpr int kStagesAt = kConsumers * kOutputBuffers * kChunkBytes;
-    static constexpr int kBarriersAt = kStagesAt + Config::kStages * kStage;
-    static constexpr int kSharedBytes = kBarriersAt + Config::kStages * 16;
+    static constexpr int kPartialsAt = kStagesAt + Config::kStages * kStage;
+    static constexpr int kBarriersAt = kPartialsAt + kConsumers * (Config::kSplit - 1) * kPartial;
+    static constexpr int kSharedBytes = kBarriersAt + Config::kStages * 16 + kConsumers * 8;
+    static_assert(Config::kCluster == 1 || Config::kSplit == 1, "a cluster shares tokens or splits K");
+    static constexpr int kGroup = Config::kCluster * Config::kSplit;  // blocks of a cluster
+
+    // The conversion to 16 bits can do ReLU on its way.
+    static constexpr bool kLateRelu = kOutputBytes == 2 && kStaged && !Config::kResidual &&
+                                      Config::kActivation == Activation::kRelu;
 
     using Accumulators = int[Config::kBlocks][Config::kTokens / 2];
 
@@ -95,12 +105,25 @@ struct Gemm {
         }
     };
 
+    // The stages of K that a block of the cluster takes; all of them unless K is split.
+    struct Part {
+        int begin, end;
+        __device__ __forceinline__ Part(const GemmArguments& args, u32 rank)
+            : begin(args.k_blocks * rank / Config::kSplit), end(args.k_blocks * (rank + 1) / Config::kSplit) {}
+    };
+
     struct Shared {
         u32 base;
         __device__ __forceinline__ u32 weights(int stage) const { return base + kStagesAt + stage * kStage; }
         __device__ __forceinline__ u32 tokens(int stage) const { return weights(stage) + kWeightStage; }
         __device__ __forceinline__ u32 full(int stage) const { return base + kBarriersAt + stage * 16; }
         __device__ __forceinline__ u32 empty(int stage) const { return full(stage) + 8; }
+        __device__ __forceinline__ u32 handed_over(int consumer) const {
+            return full(Config::kStages) + consumer * 8;
+        }
+        __device__ __forceinline__ u32 partial(int consumer, int part) const {
+            return base + kPartialsAt + (consumer * (Config::kSplit - 1) + part) * kPartial;
+        }
         __device__ __forceinline__ u32 chunk(int consumer, int buffer) const {
             return base + (consumer * kOutputBuffers + buffer) * kChunkBytes;
         }
@@ -110,13 +133,15 @@ struct Gemm {
 
     static __device__ __forceinline__ void produce(const GemmArguments& args, Shared shared) {
         const u32 rank = Config::kCluster > 1 ? cluster_rank() : 0;
-        const int clusters = gridDim.x / Config::kCluster;
+        const Part part(args, Config::kSplit > 1 ? cluster_rank() : 0);
+        const int clusters = gridDim.x / kGroup;
         const int last_block = (args.n + kBlockChannels - 1) / kBlockChannels - 1;
         const int tiles = Tile::count(args);
         Ring ring;
-        for (int index = blockIdx.x / Config::kCluster; index < tiles; index += clusters) {
+        launch_wait();
+        for (int index = blockIdx.x / kGroup; index < tiles; index += clusters) {
             Tile tile(args, index, rank);
-            for (int k = 0; k < args.k_blocks; ++k, ring.advance()) {
+            for (int k = part.begin; k < part.end; ++k, ring.advance()) {
                 barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
                 const u32 full = shared.full(ring.stage);
                 barrier_expect(full, kStage);
@@ -141,17 +166,19 @@ struct Gemm {
 
     // ---- consumers --------------------------------------------------------------------------
 
-    // One stage of INT8 weights: both operands from shared memory.
-    static __device__ __forceinline__ void multiply(Accumulators& acc, u32 weights, u32 tokens, int first) {
-        const u64 x = operand_descriptor(tokens);
+    // Half a stage of INT8 weights: both operands from shared memory.
+    static __device__ __forceinline__ void multiply(Accumulators& acc, u32 weights, u32 tokens, int half,
+                                                    int first) {
+        // 32 codes further along K are 32 bytes further inside the swizzled row.
+        const u64 x = operand_descriptor(tokens) + half * 4;
         wgmma_fence();
 #pragma unroll
         for (int b = 0; b < Config::kBlocks; ++b) {
-            const u64 w = operand_descriptor(weights + b * kWeightBlock);
+            const u64 w = operand_descriptor(weights + b * kWeightBlock) + half * 4;
 #pragma unroll
-            for (int step = 0; step < 4; ++step) {
-                // 32 codes further along K are 32 bytes further inside the swizzled row.
-                Wgmma<Config::kTokens>::shared(acc[b], w + step * 2, x + step * 2, step > 0 || !first);
+            for (int step = 0; step < 2; ++step) {
+                Wgmma<Config::kTokens>::shared(acc[b], w + step * 2, x + step * 2,
+                                               half > 0 || step > 0 || !first);
             }
         }
         wgmma_commit();
@@ -211,12 +238,14 @@ struct Gemm {
         }
     }
 
-    // All of K. At most one batch of wgmma is left in flight, so that the tensor cores have work
-    // while the next is prepared; when it is the next stage's, this one has been read.
+    // All of K, in batches of half a stage. At most one batch is left in flight, so that the tensor
+    // cores have work while the next is prepared; when it is the next stage's, the last stage has
+    // been read.
     static __device__ __forceinline__ void accumulate(Accumulators& acc, Shared shared, Ring& ring,
                                                       int consumer, int k_blocks) {
         const u32 own = consumer * Config::kBlocks * kWeightBlock;
         int held = 0;
+        if (Config::kSplit > 1 && k_blocks == 0) clear(acc);
         for (int k = 0; k < k_blocks; ++k) {
             const u32 weights = shared.weights(ring.stage) + own, tokens = shared.tokens(ring.stage);
             barrier_wait(shared.full(ring.stage), ring.parity);
@@ -233,15 +262,60 @@ struct Gemm {
                 multiply(acc, odd, tokens, 1, 0);
                 wgmma_wait<1>();
             } else {
-                multiply(acc, weights, tokens, k == 0);
+                multiply(acc, weights, tokens, 0, k == 0);
                 wgmma_wait<1>();
                 if (k > 0) release(shared, held);
+                multiply(acc, weights, tokens, 1, 0);
+                wgmma_wait<1>();
             }
             held = ring.stage;
             ring.advance();
         }
         wgmma_wait<0>();
-        release(shared, held);
+        if (Config::kSplit == 1 || k_blocks > 0) release(shared, held);
+    }
+
+    static __device__ __forceinline__ void clear(Accumulators& acc) {
+#pragma unroll
+        for (int b = 0; b < Config::kBlocks; ++b) {
+#pragma unroll
+            for (int i = 0; i < Config::kTokens / 2; ++i) acc[b][i] = 0;
+        }
+    }
+
+    // Sends the accumulators to the first block of the cluster. A cluster has one tile, so the
+    // place is free.
+    static __device__ __forceinline__ void hand_over(const Accumulators& acc, Shared shared, int consumer,
+                                                     int part) {
+        const u32 place = shared.partial(consumer, part) + threadIdx.x % 128 * 16;
+        const u32 to = in_block(place, 0), barrier = in_block(shared.handed_over(consumer), 0);
+#pragma unroll
+        for (int b = 0; b < Config::kBlocks; ++b) {
+#pragma unroll
+            for (int i = 0; i < Config::kTokens / 2; i += 4) {
+                const int4 four = {acc[b][i], acc[b][i + 1], acc[b][i + 2], acc[b][i + 3]};
+                store_remote_16(to + (b * (Config::kTokens / 2) + i) * 512, four, barrier);
+            }
+        }
+    }
+
+    static __device__ __forceinline__ void take_over(Accumulators& acc, Shared shared, int consumer) {
+        barrier_wait(shared.handed_over(consumer), 0);
+#pragma unroll
+        for (int part = 0; part < Config::kSplit - 1; ++part) {
+            const u32 from = shared.partial(consumer, part) + threadIdx.x % 128 * 16;
+#pragma unroll
+            for (int b = 0; b < Config::kBlocks; ++b) {
+#pragma unroll
+                for (int i = 0; i < Config::kTokens / 2; i += 4) {
+                    const uint4 four = load_shared_16(from + (b * (Config::kTokens / 2) + i) * 512);
+                    acc[b][i] += four.x;
+                    acc[b][i + 1] += four.y;
+                    acc[b][i + 2] += four.z;
+                    acc[b][i + 3] += four.w;
+                }
+            }
+        }
     }
 
     static __device__ __forceinline__ ChannelPair channel_pair(const GemmArguments& args, int channel) {
@@ -260,7 +334,7 @@ struct Gemm {
     // Accumulator 4j + 2h + e of a thread is token 8j + 2q + e of channel 2r + h.
     static __device__ __forceinline__ float2 value(const GemmArguments& args, const int* acc, int e,
                                                    const ChannelPair& pair, int token, int channel) {
-        float2 y = finish<Config::kActivation>(acc[e], acc[2 + e], pair);
+        float2 y = finish<kLateRelu ? Activation::kNone : Config::kActivation>(acc[e], acc[2 + e], pair);
         if constexpr (Config::kResidual) {
             if (token < args.m && channel < args.n) {
                 const u16* at = args.residual + static_cast<size_t>(token) * args.n + channel;
@@ -303,7 +377,7 @@ struct Gemm {
 #pragma unroll
                 for (int j = 0; j < kChunk / 8; ++j) {
                     float2 y = value(args, acc + j * 4, e, pair, token + j * 8 + row, channel);
-                    store_shared_4(at + j * 1024, pack_halves<Config::kOutput>(y.x, y.y));
+                    store_shared_4(at + j * 1024, pack_halves<Config::kOutput, kLateRelu>(y.x, y.y));
                 }
             }
         }
@@ -334,14 +408,16 @@ struct Gemm {
 
     static __device__ __forceinline__ void consume(const GemmArguments& args, Shared shared) {
         const u32 rank = Config::kCluster > 1 ? cluster_rank() : 0;
-        const int clusters = gridDim.x / Config::kCluster;
+        const u32 split_rank = Config::kSplit > 1 ? cluster_rank() : 0;
+        const Part part(args, split_rank);
+        const int clusters = gridDim.x / kGroup;
         const int consumer = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
         const bool leader = threadIdx.x % 128 == 0;
         const int own_channel = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 * 2;
         const int tiles = Tile::count(args);
         Ring ring;
         int buffer = 0;
-        for (int index = blockIdx.x / Config::kCluster; index < tiles; index += clusters) {
+        for (int index = blockIdx.x / kGroup; index < tiles; index += clusters) {
             Tile tile(args, index, rank);
             const int first = tile.channel + consumer * Config::kBlocks * kBlockChannels;
             ChannelPair pairs[Config::kBlocks];
@@ -350,7 +426,14 @@ struct Gemm {
                 pairs[b] = channel_pair(args, first + b * kBlockChannels + own_channel);
             }
             Accumulators acc;
-            accumulate(acc, shared, ring, consumer, args.k_blocks);
+            accumulate(acc, shared, ring, consumer, part.end - part.begin);
+            if constexpr (Config::kSplit > 1) {
+                if (split_rank > 0) {
+                    hand_over(acc, shared, consumer, split_rank - 1);
+                    continue;
+                }
+                take_over(acc, shared, consumer);
+            }
 #pragma unroll
             for (int b = 0; b < Config::kBlocks; ++b) {
                 const int channel = first + b * kBlockChannels;
@@ -382,24 +465,31 @@ struct Gemm {
                 barrier_init(shared.full(stage), 1);
                 barrier_init(shared.empty(stage), kConsumers * 4 * Config::kCluster);
             }
+            if (Config::kSplit > 1) {
+                for (int consumer = 0; consumer < kConsumers; ++consumer) {
+                    barrier_init(shared.handed_over(consumer), 1);
+                    barrier_expect(shared.handed_over(consumer), (Config::kSplit - 1) * kPartial);
+                }
+            }
             barrier_init_fence();
             prefetch_map(&args.x);
             if (kStaged) prefetch_map(&args.y);
         }
-        if (Config::kCluster > 1) cluster_sync(); else __syncthreads();
+        if (kGroup > 1) cluster_sync(); else __syncthreads();
+        launch_dependents();
 
         // The 168 registers a thread of the launch are shared out anew.
         if (threadIdx.x >= 128 * kConsumers) {
-            registers_give<40>();
+            registers_give<56>();
             if (__shfl_sync(0xffffffff, threadIdx.x / 32, 0) == 4 * kConsumers && elect_one()) {
                 produce(args, shared);
             }
         } else {
-            registers_take<232>();
+            registers_take<224>();
             consume(args, shared);
         }
         // A block must not leave while another may still write into its shared memory.
-        if (Config::kCluster > 1) {
+        if (kGroup > 1) {
             __syncwarp();
             cluster_sync();
         }

@@ -75,6 +75,34 @@ __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 
+// The address, as other blocks write it, of `shared` in block `rank`.
+__device__ __forceinline__ u32 in_block(u32 shared, u32 rank) {
+    u32 remote;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared), "r"(rank));
+    return remote;
+}
+
+// Writes 16 bytes into another block, counted at a barrier there that expects them. Both
+// addresses are from in_block.
+__device__ __forceinline__ void store_remote_16(u32 remote, int4 value, u32 barrier) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [%0], {%1, %2, %3, %4}, [%5];"
+                 ::"r"(remote), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(barrier)
+                 : "memory");
+}
+
+// ---- programmatic dependent launch -----------------------------------------------------------
+
+// Lets the next kernel of the stream start its blocks where there is room.
+__device__ __forceinline__ void launch_dependents() {
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+// Waits until what the kernels before have written can be read. Nothing before it may read or
+// write what they write or read.
+__device__ __forceinline__ void launch_wait() {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
 // ---- copies between global and shared memory ------------------------------------------------
 
 // `bytes` contiguous bytes, a multiple of 16 at multiples of 16.

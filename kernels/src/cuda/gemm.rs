@@ -73,6 +73,8 @@ pub struct GemmConfig {
     pub stages: u32,
     /// Thread blocks of a cluster; they share the tokens of a tile.
     pub cluster: u32,
+    /// Thread blocks of a cluster that share the K of one tile; 1 unless `cluster` is.
+    pub split: u32,
     /// Element of the result.
     pub output: Output,
     /// Activation.
@@ -110,6 +112,16 @@ impl GemmConfig {
         self.tokens.min(CHUNK_TOKENS)
     }
 
+    /// Bytes of a consumer's accumulators.
+    fn accumulator_bytes(&self) -> usize {
+        self.blocks as usize * BLOCK_CHANNELS * self.tokens as usize * 4
+    }
+
+    /// Thread blocks of a cluster.
+    pub fn group(&self) -> u32 {
+        self.cluster * self.split
+    }
+
     /// Dynamic shared memory of a block, as `Gemm::kSharedBytes` counts it.
     pub fn shared_bytes(&self) -> usize {
         let int4 = self.weights == Weights::Int4;
@@ -117,7 +129,8 @@ impl GemmConfig {
         let chunks = if self.output.staged() { 2 * CONSUMERS * chunk } else { 0 };
         let weights = CONSUMERS * self.blocks as usize * block_bytes(int4);
         let stage = weights + self.tokens as usize * BLOCK_K;
-        chunks + self.stages as usize * (stage + 16)
+        let partials = CONSUMERS * (self.split as usize - 1) * self.accumulator_bytes();
+        chunks + self.stages as usize * (stage + 16) + partials + CONSUMERS * 8
     }
 
     /// What forbids this instance, if anything does.
@@ -131,6 +144,9 @@ impl GemmConfig {
         }
         if !matches!(self.cluster, 1 | 2 | 4) || !self.x_box_tokens().is_multiple_of(8) {
             return Some(format!("{} tokens in a cluster of {}", self.tokens, self.cluster));
+        }
+        if !matches!(self.split, 1 | 2 | 4 | 8) || self.cluster > 1 && self.split > 1 {
+            return Some(format!("K split {} ways in a cluster of {}", self.split, self.cluster));
         }
         if self.output == Output::S8 && chunk < 32 {
             return Some("s8 results want at least 32 tokens".into());
@@ -150,8 +166,18 @@ impl GemmConfig {
 
     /// The lines that specialise the source.
     pub fn source(&self) -> String {
-        let Self { weights, blocks, tokens, stages, cluster, output, activation, bias, residual } =
-            *self;
+        let Self {
+            weights,
+            blocks,
+            tokens,
+            stages,
+            cluster,
+            split,
+            output,
+            activation,
+            bias,
+            residual,
+        } = *self;
         let int4 = weights == Weights::Int4;
         format!(
             "#include \"gemm_sm90.cuh\"
@@ -162,6 +188,7 @@ struct Config {{
     static constexpr int kTokens = {tokens};
     static constexpr int kStages = {stages};
     static constexpr int kCluster = {cluster};
+    static constexpr int kSplit = {split};
     static constexpr Output kOutput = Output::k{output:?};
     static constexpr Activation kActivation = Activation::k{activation:?};
     static constexpr bool kBias = {bias};
@@ -170,11 +197,12 @@ struct Config {{
 
 static_assert(Gemm<Config>::kSharedBytes == {shared}, \"the host counts shared memory alike\");
 
-extern \"C\" __global__ void __launch_bounds__(kThreads, 1) __cluster_dims__({cluster}, 1, 1)
+extern \"C\" __global__ void __launch_bounds__(kThreads, 1) __cluster_dims__({group}, 1, 1)
 {self}(const __grid_constant__ GemmArguments arguments) {{
     Gemm<Config>::run(arguments);
 }}
 ",
+            group = self.group(),
             shared = self.shared_bytes(),
         )
     }
@@ -186,11 +214,12 @@ impl fmt::Display for GemmConfig {
         let weights = if self.weights == Weights::Int4 { "w4a8" } else { "w8a8" };
         write!(
             f,
-            "gemm_sm90_{weights}_{}x{}_s{}_c{}_{:?}",
+            "gemm_sm90_{weights}_{}x{}_s{}_c{}_k{}_{:?}",
             self.tile_channels(),
             self.tokens,
             self.stages,
             self.cluster,
+            self.split,
             self.output
         )?;
         if self.activation != Activation::None {

@@ -6,6 +6,7 @@ use crate::random;
 use crate::vendor::{Kind, Plan, Vendor};
 use anyhow::{Context as _, Result};
 use cudarc::driver::CudaGraph;
+use cudarc::driver::sys::CUevent_flags;
 use fqc_kernels::cuda::gemm::GemmConfig;
 use fqc_kernels::cuda::pack::packed_bytes;
 use serde_json::{Value, json};
@@ -17,15 +18,10 @@ const REPLAY_MS: f64 = 8.0;
 const ROUNDS: usize = 2;
 /// Milliseconds of replays before the timed ones: under its power limit a GPU takes that long to
 /// settle on the clock that a kernel allows.
-const WARM_MS: f64 = 160.0;
+const WARM_MS: f64 = 100.0;
 const TIMED: usize = 5;
 
-/// One of ours and how it walks its tiles.
-#[derive(Clone, Copy)]
-pub struct Contender {
-    pub config: GemmConfig,
-    pub raster: usize,
-}
+const TIMING: Option<CUevent_flags> = Some(CUevent_flags::CU_EVENT_DEFAULT);
 
 /// Buffers of one rotation.
 struct Set {
@@ -44,7 +40,26 @@ struct Entry {
     graph: CudaGraph,
     repeats: usize,
     times: Vec<f64>,
-    since: [f64; ROUNDS],
+}
+
+impl Entry {
+    fn new(name: String, graph: CudaGraph, repeats: usize) -> Self {
+        Self { name, graph, repeats, times: Vec::new() }
+    }
+
+    fn median(&self) -> f64 {
+        let mut times = self.times.clone();
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    }
+
+    /// What it is an instance of: the name without its tile.
+    fn family(&self) -> (&str, &str) {
+        let Some((weights, tile)) = self.name.split_once("a8_") else {
+            return (&self.name, "");
+        };
+        (weights, tile.split_once("_k").map_or("", |(_, rest)| &rest[1..]))
+    }
 }
 
 pub struct Bench<'a> {
@@ -57,8 +72,24 @@ impl<'a> Bench<'a> {
         Ok(Self { device, vendor: Vendor::new(device)? })
     }
 
+    /// Bytes per second that a large copy on the device reads and writes, together.
+    pub fn copy_bandwidth(&self) -> Result<f64> {
+        const BYTES: usize = 1 << 30;
+        let (from, mut to) = (self.device.filled(BYTES, 1)?, self.device.filled(BYTES, 2)?);
+        let stream = &self.device.stream;
+        let mut times = Vec::new();
+        for _ in 0..20 {
+            let start = stream.record_event(TIMING)?;
+            stream.memcpy_dtod(&from, &mut to)?;
+            let end = stream.record_event(TIMING)?;
+            times.push(f64::from(start.elapsed_ms(&end)?));
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(2.0 * BYTES as f64 / times[times.len() / 2] * 1e3)
+    }
+
     /// Times the contenders beside the library on one shape; one JSON object an entry.
-    pub fn shape(&self, shape: Shape, contenders: &[Contender]) -> Result<Vec<Value>> {
+    pub fn shape(&self, shape: Shape, contenders: &[GemmConfig]) -> Result<Vec<Value>> {
         let Shape { m, n, k } = shape;
         let sets = self.sets(shape)?;
         let ideal_ms = 2.0 * (m * n * k) as f64 / 1.2e15 * 1e3 + 0.008;
@@ -67,22 +98,15 @@ impl<'a> Bench<'a> {
         let mut entries = Vec::new();
         for kind in [Kind::S32, Kind::S8, Kind::F16] {
             let plan = self.vendor.plan(kind, shape)?;
-            for (index, algorithm) in self.best(&plan, &sets, shape)?.into_iter().enumerate() {
+            for algorithm in self.best(&plan, &sets, shape)? {
                 let graph = self.device.graph(|| {
                     (0..repeats)
                         .try_for_each(|i| self.library(&plan, algorithm, &sets[i % sets.len()]))
                 })?;
-                let name = format!("cublasLt {kind:?} {index}");
-                entries.push(Entry {
-                    name,
-                    graph,
-                    repeats,
-                    times: Vec::new(),
-                    since: [0.0; ROUNDS],
-                });
+                entries.push(Entry::new(format!("cublasLt {kind:?}"), graph, repeats));
             }
         }
-        for Contender { config, raster } in contenders {
+        for config in contenders {
             let mut gemms = Vec::new();
             for set in &sets {
                 let operands = Operands {
@@ -94,15 +118,14 @@ impl<'a> Bench<'a> {
                     out: &set.y,
                     requantise: 30.0,
                 };
-                gemms.push(Gemm::new(self.device, config, shape, &operands, *raster)?);
+                gemms.push(Gemm::new(self.device, config, shape, &operands)?);
             }
             let graph = self.device.graph(|| {
                 (0..repeats).try_for_each(|i| gemms[i % gemms.len()].launch(self.device))
             })?;
-            let name = format!("{config} raster {raster}");
-            entries.push(Entry { name, graph, repeats, times: Vec::new(), since: [0.0; ROUNDS] });
+            entries.push(Entry::new(config.to_string(), graph, repeats));
         }
-        for round in 0..ROUNDS {
+        for _ in 0..ROUNDS {
             // Forth and back, so that nobody always follows the same neighbour.
             entries.reverse();
             for entry in &mut entries {
@@ -110,13 +133,16 @@ impl<'a> Bench<'a> {
                 while warm < WARM_MS {
                     warm += self.device.time(&entry.graph)?;
                 }
-                entry.since[round] = now();
                 for _ in 0..TIMED {
                     entry.times.push(self.device.time(&entry.graph)? / entry.repeats as f64);
                 }
             }
         }
-        Ok(entries.into_iter().map(|entry| record(shape, entry)).collect())
+        let best = |entry: &Entry| {
+            let alike = entries.iter().filter(|other| other.family() == entry.family());
+            alike.map(Entry::median).fold(f64::INFINITY, f64::min) == entry.median()
+        };
+        Ok(entries.iter().map(|entry| record(shape, entry, best(entry))).collect())
     }
 
     fn sets(&self, shape: Shape) -> Result<Vec<Set>> {
@@ -186,36 +212,30 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn record(shape: Shape, mut entry: Entry) -> Value {
-    entry.times.sort_by(f64::total_cmp);
-    let median = entry.times[entry.times.len() / 2];
+fn record(shape: Shape, entry: &Entry, best: bool) -> Value {
+    let median = entry.median();
+    let slowest = entry.times.iter().copied().fold(0.0, f64::max);
+    let quickest = entry.times.iter().copied().fold(f64::INFINITY, f64::min);
     let operations = 2.0 * (shape.m * shape.n * shape.k) as f64;
     json!({
         "m": shape.m, "n": shape.n, "k": shape.k,
         "name": entry.name,
         "us": round(median * 1e3, 100.0),
         "tops": round(operations / median / 1e9, 10.0),
-        "since": entry.since,
-        "spread": round(entry.times[entry.times.len() - 1] / entry.times[0], 1000.0),
+        "spread": round(slowest / quickest, 1000.0),
+        "best": best,
     })
-}
-
-/// Seconds of the day, to find an entry in a log of clocks and power.
-fn now() -> f64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0.0, |t| round(t.as_secs_f64() % 86400.0, 1000.0))
 }
 
 fn round(value: f64, steps: f64) -> f64 {
     (value * steps).round() / steps
 }
 
-/// The library's best of a kind among the records, in microseconds.
-pub fn library_best(records: &[Value], kind: &str) -> f64 {
-    let prefix = format!("cublasLt {kind} ");
-    records
+/// The fastest of the records whose names `wanted` accepts, in microseconds.
+pub fn fastest(records: &[Value], wanted: impl Fn(&str) -> bool) -> Option<f64> {
+    let times = records
         .iter()
-        .filter(|record| record["name"].as_str().is_some_and(|name| name.starts_with(&prefix)))
-        .filter_map(|record| record["us"].as_f64())
-        .fold(f64::INFINITY, f64::min)
+        .filter(|record| record["name"].as_str().is_some_and(&wanted))
+        .filter_map(|record| record["us"].as_f64());
+    times.min_by(f64::total_cmp)
 }

@@ -3,16 +3,17 @@
 use anyhow::{Context as _, Result, bail};
 use cudarc::driver::sys::{
     CUdevice_attribute, CUevent_flags, CUfunction_attribute, CUgraphInstantiate_flags,
-    CUstreamCaptureMode,
+    CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
+    CUstreamCaptureMode, cuLaunchKernelEx,
 };
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DeviceRepr, LaunchConfig,
-    PushKernelArg,
 };
 use cudarc::nvrtc::Ptx;
 use fqc_codegen::cuda::{Arch, Cache, Nvrtc};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ptr;
 use std::sync::Arc;
 
 pub type Buffer = CudaSlice<u8>;
@@ -120,6 +121,7 @@ impl Device {
         Ok((clusters as usize).clamp(1, (self.processors / cluster) as usize))
     }
 
+    /// Launches a kernel of one parameter; a `dependent` one may start before those ahead end.
     pub fn launch<A: DeviceRepr>(
         &self,
         kernel: &CudaFunction,
@@ -127,14 +129,37 @@ impl Device {
         grid: u32,
         threads: u32,
         shared_bytes: usize,
+        dependent: bool,
     ) -> Result<()> {
-        let config = LaunchConfig {
-            grid_dim: (grid, 1, 1),
-            block_dim: (threads, 1, 1),
-            shared_mem_bytes: shared_bytes as u32,
+        let attribute = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
+        let mut attributes = [attribute];
+        let config = CUlaunchConfig {
+            gridDimX: grid,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared_bytes as u32,
+            hStream: self.stream.cu_stream(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: u32::from(dependent),
+        };
+        let mut arguments = [(&raw const *argument).cast_mut().cast()];
         // SAFETY: `A` is the kernel's only parameter and names live buffers.
-        unsafe { self.stream.launch_builder(kernel).arg(argument).launch(config)? };
+        unsafe {
+            cuLaunchKernelEx(
+                &config,
+                kernel.cu_function(),
+                arguments.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+            .result()?;
+        }
         Ok(())
     }
 

@@ -50,6 +50,9 @@ pub struct Operands<'a> {
     pub requantise: f32,
 }
 
+/// Token tiles that are walked together: enough that both operands come from L2.
+const RASTER: i32 = 8;
+
 pub struct Gemm {
     config: GemmConfig,
     kernel: CudaFunction,
@@ -63,7 +66,6 @@ impl Gemm {
         config: &GemmConfig,
         shape: Shape,
         operands: &Operands,
-        raster: usize,
     ) -> Result<Self> {
         let kernel =
             device.kernel(&config.to_string(), || config.source(), config.shared_bytes())?;
@@ -96,9 +98,14 @@ impl Gemm {
         let cluster = config.cluster as usize;
         let channel_tiles = shape.n.div_ceil(config.tile_channels() * cluster);
         let tiles = channel_tiles * shape.m.div_ceil(config.tokens as usize);
-        let active =
-            device.active_clusters(&kernel, config.cluster, THREADS, config.shared_bytes())?;
-        let clusters = tiles.min(active);
+        let group = config.group() as usize;
+        // A cluster that splits K has one tile; others stay and take one after the other.
+        let clusters = if config.split > 1 {
+            tiles
+        } else {
+            let shared = config.shared_bytes();
+            tiles.min(device.active_clusters(&kernel, config.group(), THREADS, shared)?)
+        };
         Ok(Self {
             config: *config,
             kernel,
@@ -114,15 +121,15 @@ impl Gemm {
                 m: shape.m as i32,
                 n: shape.n as i32,
                 k_blocks: k_blocks(shape.k) as i32,
-                raster: raster as i32,
+                raster: RASTER,
             },
-            grid: (clusters * cluster) as u32,
+            grid: (clusters * group) as u32,
         })
     }
 
     pub fn launch(&self, device: &Device) -> Result<()> {
         let shared = self.config.shared_bytes();
-        device.launch(&self.kernel, &self.arguments, self.grid, THREADS, shared)
+        device.launch(&self.kernel, &self.arguments, self.grid, THREADS, shared, true)
     }
 }
 

@@ -1,6 +1,5 @@
 //! The instances that are checked and timed.
 
-use crate::bench::Contender;
 use fqc_kernels::cuda::gemm::{Activation, GemmConfig, Output, Weights};
 
 const BASE: GemmConfig = GemmConfig {
@@ -8,7 +7,8 @@ const BASE: GemmConfig = GemmConfig {
     blocks: 1,
     tokens: 256,
     stages: 8,
-    cluster: 2,
+    cluster: 1,
+    split: 1,
     output: Output::F16,
     activation: Activation::Relu,
     bias: true,
@@ -17,73 +17,108 @@ const BASE: GemmConfig = GemmConfig {
 
 const WEIGHTS: [Weights; 2] = [Weights::Int8, Weights::Int4];
 
-/// Every tile with plain accumulators, and every epilogue on one tile.
+/// Tiles as (blocks, tokens, cluster, split).
+const TILES: [(u32, u32, u32, u32); 24] = [
+    (1, 256, 1, 1),
+    (1, 256, 2, 1),
+    (1, 256, 4, 1),
+    (2, 128, 1, 1),
+    (2, 128, 2, 1),
+    (1, 192, 1, 1),
+    (1, 128, 1, 1),
+    (1, 128, 2, 1),
+    (1, 128, 1, 2),
+    (2, 64, 1, 1),
+    (2, 64, 1, 4),
+    (1, 64, 1, 1),
+    (1, 64, 2, 1),
+    (1, 64, 1, 2),
+    (1, 64, 1, 4),
+    (1, 32, 1, 1),
+    (1, 32, 1, 2),
+    (1, 32, 1, 4),
+    (1, 16, 1, 1),
+    (1, 16, 2, 1),
+    (1, 16, 1, 2),
+    (1, 16, 1, 4),
+    (1, 8, 1, 1),
+    (1, 8, 1, 8),
+];
+
+fn tile((blocks, tokens, cluster, split): (u32, u32, u32, u32), base: GemmConfig) -> GemmConfig {
+    GemmConfig { blocks, tokens, cluster, split, ..base }
+}
+
+/// Every tile with plain accumulators, and every epilogue on some tiles.
 pub fn checked() -> Vec<GemmConfig> {
     let mut all = Vec::new();
     for weights in WEIGHTS {
+        let base = GemmConfig { weights, ..BASE };
         let plain =
-            GemmConfig { output: Output::S32, activation: Activation::None, bias: false, ..BASE };
-        for (blocks, tokens) in
-            [(1, 256), (2, 128), (1, 192), (1, 128), (2, 64), (1, 64), (1, 32), (1, 16), (1, 8)]
-        {
-            for cluster in [1, 2] {
-                all.push(GemmConfig { weights, blocks, tokens, cluster, ..plain });
+            GemmConfig { output: Output::S32, activation: Activation::None, bias: false, ..base };
+        all.extend(TILES.map(|shape| tile(shape, plain)));
+        for shape in [(1, 256, 2, 1), (2, 128, 2, 1), (1, 64, 1, 1), (1, 32, 1, 4)] {
+            for output in [Output::F16, Output::Bf16, Output::F32, Output::S8] {
+                all.push(GemmConfig { output, ..tile(shape, base) });
             }
         }
-        all.push(GemmConfig { weights, cluster: 4, ..plain });
-        for output in [Output::F16, Output::Bf16, Output::F32, Output::S8] {
-            all.push(GemmConfig { weights, output, ..BASE });
+        let wide = tile((1, 256, 2, 1), base);
+        for activation in [
+            Activation::None,
+            Activation::Relu,
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Silu,
+        ] {
+            all.push(GemmConfig { activation, residual: true, ..wide });
+            all.push(GemmConfig { activation, ..wide });
         }
-        for (blocks, tokens) in [(2, 128), (1, 64), (1, 32)] {
-            for output in [Output::F16, Output::S8] {
-                all.push(GemmConfig { weights, output, blocks, tokens, ..BASE });
-            }
-        }
-        for activation in
-            [Activation::None, Activation::Gelu, Activation::GeluTanh, Activation::Silu]
-        {
-            all.push(GemmConfig { weights, activation, residual: true, ..BASE });
-        }
-        all.push(GemmConfig { weights, output: Output::Bf16, residual: true, ..BASE });
-        all.push(GemmConfig { weights, tokens: 16, bias: false, ..BASE });
+        all.push(GemmConfig { output: Output::Bf16, residual: true, ..wide });
+        all.push(GemmConfig { output: Output::S8, residual: true, ..wide });
+        all.push(GemmConfig { bias: false, ..tile((1, 16, 1, 4), base) });
     }
     finished(all)
 }
 
 /// Candidates for so many tokens.
-pub fn timed(m: usize) -> Vec<Contender> {
+pub fn timed(m: usize) -> Vec<GemmConfig> {
+    let tiles = TILES.into_iter().filter(|&(blocks, tokens, cluster, _)| match m {
+        ..=8 => tokens <= 16 && cluster == 1,
+        ..=16 => tokens == 16 && cluster == 1,
+        ..=64 => tokens >= m as u32 && tokens <= 64 && cluster == 1,
+        ..=256 => tokens >= 64 && cluster < 4 && (blocks, tokens) != (1, 64),
+        ..=512 => tokens >= 128 && cluster < 4,
+        _ => tokens * blocks == 256 && cluster == 2,
+    });
     let mut all = Vec::new();
-    let tiles: &[(u32, u32)] = match m {
-        ..=16 => &[(1, 8), (1, 16)],
-        ..=64 => &[(1, 32), (1, 64), (2, 64)],
-        ..=512 => &[(1, 128), (2, 64), (2, 128), (1, 192), (1, 256)],
-        _ => &[(1, 256), (2, 128)],
-    };
-    let clusters: &[u32] = if m > 512 { &[1, 2, 4] } else { &[1, 2] };
     for weights in WEIGHTS {
-        for &(blocks, tokens) in tiles {
-            for &cluster in clusters {
-                all.push(GemmConfig { weights, blocks, tokens, cluster, ..BASE });
+        let base = GemmConfig { weights, ..BASE };
+        for shape in tiles.clone() {
+            all.push(tile(shape, base));
+            if m > 64 && (shape.2 == 2 || m <= 512) {
+                all.push(GemmConfig { output: Output::S8, ..tile(shape, base) });
             }
         }
         if m > 512 {
-            let config = GemmConfig { weights, ..BASE };
-            all.push(GemmConfig { output: Output::S8, ..config });
-            all.push(GemmConfig { activation: Activation::Gelu, ..config });
+            let wide = tile((1, 256, 2, 1), base);
+            all.push(tile((1, 256, 1, 1), base));
+            all.push(GemmConfig { activation: Activation::Gelu, ..wide });
+            all.push(GemmConfig { residual: true, ..wide });
         }
     }
-    finished(all).into_iter().map(|config| Contender { config, raster: 8 }).collect()
+    finished(all)
 }
 
 /// Every instance that any command uses.
 pub fn all() -> Vec<GemmConfig> {
-    let timed = [16, 64, 512, 2048].into_iter().flat_map(timed).map(|c| c.config);
+    let timed = [8, 16, 32, 64, 256, 512, 2048].into_iter().flat_map(timed);
     let mut all: Vec<_> = checked().into_iter().chain(timed).collect();
     all.sort_by_key(ToString::to_string);
     all.dedup();
     all
 }
 
+/// As many stages as fit; what is not legal is left out.
 fn finished(all: Vec<GemmConfig>) -> Vec<GemmConfig> {
     let staged = all.into_iter().map(|config| config.with_stages_up_to(8));
     staged.filter(|config| config.fault().is_none()).collect()

@@ -6,18 +6,21 @@ mod device;
 mod gemm;
 mod instances;
 mod random;
+mod summary;
 mod vendor;
 
 use anyhow::{Context as _, Result, bail};
 use device::Device;
 use fqc_codegen::cuda::{Arch, Cache, Nvrtc};
 use gemm::Shape;
-use std::collections::BTreeMap;
+use serde_json::{Value, json};
 use std::io::Write;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use summary::Summary;
 
 const USAGE: &str = "\
-usage: fqc-cuda-bench COMMAND [--out FILE] [--m M,M] [--shapes N] [--only TEXT]
+usage: fqc-cuda-bench COMMAND [--out FILE] [--m M,M] [--layers FIRST..END] [--only TEXT]
 
   compile   compile every instance into the cache; needs no GPU
   check     compare every instance with the definition
@@ -28,13 +31,10 @@ usage: fqc-cuda-bench COMMAND [--out FILE] [--m M,M] [--shapes N] [--only TEXT]
 const LAYERS: [(usize, usize); 6] =
     [(4096, 4096), (4096, 12288), (4096, 16384), (16384, 4096), (9216, 36864), (8192, 28672)];
 
-/// Lines that are printed of each family.
-const SHOWN: usize = 7;
-
 struct Options {
     out: Option<String>,
     tokens: Vec<usize>,
-    layers: usize,
+    layers: Range<usize>,
     only: String,
 }
 
@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     let mut options = Options {
         out: None,
         tokens: vec![256, 512, 1024, 2048, 8192],
-        layers: LAYERS.len(),
+        layers: 0..LAYERS.len(),
         only: String::new(),
     };
     while let Some(name) = arguments.next() {
@@ -54,7 +54,10 @@ fn main() -> Result<()> {
             "--m" => {
                 options.tokens = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
             }
-            "--shapes" => options.layers = value.parse::<usize>()?.min(LAYERS.len()),
+            "--layers" => {
+                let (first, end) = value.split_once("..").context(USAGE)?;
+                options.layers = first.parse()?..end.parse::<usize>()?.min(LAYERS.len());
+            }
             "--only" => options.only = value,
             _ => bail!("{USAGE}"),
         }
@@ -103,31 +106,32 @@ fn bench(options: &Options) -> Result<()> {
     let device = Device::open()?;
     let bench = bench::Bench::new(&device)?;
     let mut out = options.out.as_ref().map(std::fs::File::create).transpose()?;
-    println!("{}, {} multiprocessors", device.context.name()?, device.processors);
+    let mut write = |value: &Value| -> Result<()> {
+        out.as_mut().map_or(Ok(()), |out| Ok(writeln!(out, "{value}")?))
+    };
+    let bandwidth = (bench.copy_bandwidth()? / 1e9).round();
+    write(&json!({
+        "device": device.context.name()?,
+        "multiprocessors": device.processors,
+        "copy_gb_s": bandwidth,
+    }))?;
+    println!("{}, copies {bandwidth} GB/s", device.context.name()?);
+    let mut summary = Summary::default();
     for &m in &options.tokens {
-        for &(k, n) in &LAYERS[..options.layers] {
+        for &(k, n) in &LAYERS[options.layers.clone()] {
             let mut contenders = instances::timed(m);
-            contenders.retain(|c| c.config.to_string().contains(&options.only));
+            contenders.retain(|config| config.to_string().contains(&options.only));
             let mut records = bench.shape(Shape { m, n, k }, &contenders)?;
-            let s32 = bench::library_best(&records, "S32");
+            records.iter().try_for_each(&mut write)?;
+            summary.add(m, &records);
             records.sort_by(|a, b| a["us"].as_f64().partial_cmp(&b["us"].as_f64()).expect("times"));
             println!("\nM {m} K {k} N {n}");
-            let mut shown: BTreeMap<&str, usize> = BTreeMap::new();
-            for record in &records {
-                if let Some(out) = &mut out {
-                    writeln!(out, "{record}")?;
-                }
-                let name = record["name"].as_str().expect("a name");
-                let family = &name[..name.len().min(14)];
-                let count = shown.entry(family).or_default();
-                *count += 1;
-                if *count <= if family.starts_with("cublas") { 1 } else { SHOWN } {
-                    let us = record["us"].as_f64().expect("a time");
-                    let tops = record["tops"].as_f64().expect("a rate");
-                    println!("{us:8.1} us {tops:6.0} TOPS {:5.2}x {name}", s32 / us);
-                }
+            for record in records.iter().filter(|record| record["best"] == true) {
+                let number = |name: &str| record[name].as_f64().unwrap_or(f64::NAN);
+                let name = record["name"].as_str().unwrap_or_default();
+                println!("{:9.2} us {:6.0} TOPS  {name}", number("us"), number("tops"));
             }
         }
     }
-    Ok(())
+    summary.print(&mut write)
 }

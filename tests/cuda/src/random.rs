@@ -68,5 +68,5 @@ pub fn fill(device: &Device, buffer: &Buffer, seed: u64, halves: bool) -> Result
         seed: seed << 40,
         halves: u32::from(halves),
     };
-    device.launch(&kernel, &arguments, 1024, 256, 0)
+    device.launch(&kernel, &arguments, 1024, 256, 0, false)
 }
