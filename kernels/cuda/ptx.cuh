@@ -34,10 +34,15 @@ __device__ __forceinline__ void barrier_expect(u32 shared, u32 bytes) {
                  : "memory");
 }
 
+// Arrives at a barrier of this block.
+__device__ __forceinline__ void barrier_arrive(u32 shared) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared) : "memory");
+}
+
 // Arrives at the barrier that lies at `shared` in block `rank` of the cluster. It orders no
 // writes for the other block (which would cost a fence of the whole device): those who use it
 // have only read what the other block will overwrite.
-__device__ __forceinline__ void barrier_arrive(u32 shared, u32 rank) {
+__device__ __forceinline__ void barrier_arrive_at(u32 shared, u32 rank) {
     asm volatile("{\n"
                  ".reg .b32 remote;\n"
                  "mapa.shared::cluster.u32 remote, %0, %1;\n"

@@ -8,9 +8,12 @@ pub mod pack;
 pub mod wgmma;
 
 /// Every source by the name that `#include` gives it.
-pub const SOURCES: [(&str, &str); 4] = [
+pub const SOURCES: [(&str, &str); 7] = [
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
     ("wgmma.cuh", include_str!("../../cuda/wgmma.cuh")),
     ("epilogue.cuh", include_str!("../../cuda/epilogue.cuh")),
+    ("layout_sm90.cuh", include_str!("../../cuda/layout_sm90.cuh")),
+    ("mainloop_sm90.cuh", include_str!("../../cuda/mainloop_sm90.cuh")),
+    ("writeback_sm90.cuh", include_str!("../../cuda/writeback_sm90.cuh")),
     ("gemm_sm90.cuh", include_str!("../../cuda/gemm_sm90.cuh")),
 ];

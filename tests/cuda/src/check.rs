@@ -1,6 +1,6 @@
 //! Correctness: accumulators bit for bit, outputs against the same arithmetic on the host.
 
-use crate::device::Device;
+use crate::device::{Buffer, Device};
 use crate::gemm::{Gemm, Operands, Shape};
 use crate::random::Random;
 use anyhow::{Result, bail};
@@ -8,6 +8,7 @@ use fqc_kernels::cuda::gemm::{Activation, GemmConfig, Output, Weights};
 use fqc_kernels::cuda::pack::{pack_int4, pack_int8};
 use half::{bf16, f16};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Ragged everything: M from 1 through primes, N odd multiples of 16, K with tails. The last ones
 /// have more tiles than a GPU has multiprocessors.
@@ -83,8 +84,7 @@ impl Problem {
 fn multiply(x: &[i8], w: &[i8], Shape { n, k, .. }: Shape) -> Vec<i32> {
     let m = x.len() / k;
     let mut out = vec![0; m * n];
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let rows = m.div_ceil(threads);
+    let rows = m.div_ceil(threads());
     std::thread::scope(|scope| {
         for (x, out) in x.chunks(rows * k).zip(out.chunks_mut(rows * n)) {
             scope.spawn(move || {
@@ -97,6 +97,10 @@ fn multiply(x: &[i8], w: &[i8], Shape { n, k, .. }: Shape) -> Vec<i32> {
         }
     });
     out
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// erf by its series and continued fraction; good to the last bits of f32.
@@ -128,8 +132,9 @@ pub fn check(device: &Device, configs: &[GemmConfig]) -> Result<()> {
                 continue;
             }
             let problem = Problem::new(Shape { m, n, k }, limit);
+            let buffers = Buffers::new(device, &problem, weights)?;
             for config in &alike {
-                if let Err(fault) = check_one(device, config, &problem) {
+                if let Err(fault) = check_one(device, config, &problem, &buffers) {
                     faults.entry(config.to_string()).or_insert_with(|| format!("{fault:#}"));
                 }
             }
@@ -145,24 +150,49 @@ pub fn check(device: &Device, configs: &[GemmConfig]) -> Result<()> {
     Ok(())
 }
 
-fn check_one(device: &Device, config: &GemmConfig, problem: &Problem) -> Result<()> {
-    let Shape { m, n, k } = problem.shape;
-    let packed = match config.weights {
-        Weights::Int4 => pack_int4(&problem.w, n, k),
-        Weights::Int8 => pack_int8(&problem.w, n, k),
-    };
-    let residual: Vec<u16> = match config.output {
-        Output::Bf16 => problem.residual.iter().map(|&v| bf16::from_f32(v).to_bits()).collect(),
-        _ => problem.residual.iter().map(|&v| f16::from_f32(v).to_bits()).collect(),
-    };
+/// A problem on the device.
+struct Buffers {
+    x: Buffer,
+    weights: Buffer,
+    scale: Buffer,
+    bias: Buffer,
+    residual: [Buffer; 2],
+}
+
+impl Buffers {
+    fn new(device: &Device, problem: &Problem, weights: Weights) -> Result<Self> {
+        let Shape { n, k, .. } = problem.shape;
+        let packed = match weights {
+            Weights::Int4 => pack_int4(&problem.w, n, k),
+            Weights::Int8 => pack_int8(&problem.w, n, k),
+        };
+        let halves: Vec<f16> = problem.residual.iter().map(|&v| f16::from_f32(v)).collect();
+        let brains: Vec<bf16> = problem.residual.iter().map(|&v| bf16::from_f32(v)).collect();
+        Ok(Self {
+            x: device.upload(&problem.x)?,
+            weights: device.upload(&packed)?,
+            scale: device.upload(&problem.scale)?,
+            bias: device.upload(&problem.bias)?,
+            residual: [device.upload(&halves)?, device.upload(&brains)?],
+        })
+    }
+}
+
+fn check_one(
+    device: &Device,
+    config: &GemmConfig,
+    problem: &Problem,
+    buffers: &Buffers,
+) -> Result<()> {
+    let Shape { m, n, .. } = problem.shape;
     let bytes = m * n * config.output.bytes();
     let out = device.filled(bytes + GUARD, POISON)?;
     let operands = Operands {
-        x: &device.upload(&problem.x)?,
-        weights: &device.upload(&packed)?,
-        scale: &device.upload(&problem.scale)?,
-        bias: &device.upload(&problem.bias)?,
-        residual: &device.upload(&residual)?,
+        x: &buffers.x,
+        weights: &buffers.weights,
+        scale: &buffers.scale,
+        bias: &buffers.bias,
+        residual: &buffers.residual[usize::from(config.output == Output::Bf16)],
         out: &out,
         requantise: REQUANTISE,
     };
@@ -172,15 +202,31 @@ fn check_one(device: &Device, config: &GemmConfig, problem: &Problem) -> Result<
     if result[bytes..].iter().any(|&byte| byte != POISON) {
         bail!("{config} at {:?} writes past its output", problem.shape);
     }
-    for token in 0..m {
-        for channel in 0..n {
-            let at = token * n + channel;
-            if let Some(fault) = fault(config, problem, &result, token, channel, at) {
-                bail!("{config} at {:?}, token {token}, channel {channel}: {fault}", problem.shape);
+    let next = AtomicUsize::new(0);
+    let search = || -> Option<String> {
+        loop {
+            let token = next.fetch_add(1, Ordering::Relaxed);
+            if token >= m {
+                return None;
+            }
+            for channel in 0..n {
+                if let Some(fault) = fault(config, problem, &result, token, channel) {
+                    next.store(m, Ordering::Relaxed);
+                    return Some(format!("token {token}, channel {channel}: {fault}"));
+                }
             }
         }
+    };
+    let found = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads()).map(|_| scope.spawn(search)).collect();
+        let mut found =
+            workers.into_iter().map(|worker| worker.join().expect("a worker that ends"));
+        found.find_map(|fault| fault)
+    });
+    match found {
+        Some(fault) => bail!("{config} at {:?}, {fault}", problem.shape),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn fault(
@@ -189,8 +235,8 @@ fn fault(
     result: &[u8],
     token: usize,
     channel: usize,
-    at: usize,
 ) -> Option<String> {
+    let at = token * problem.shape.n + channel;
     let pair = || [result[at * 2], result[at * 2 + 1]];
     let quad = || [result[at * 4], result[at * 4 + 1], result[at * 4 + 2], result[at * 4 + 3]];
     if config.output == Output::S32 {
