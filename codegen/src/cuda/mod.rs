@@ -48,8 +48,8 @@ impl fmt::Display for Arch {
 pub enum Error {
     /// No library of NVRTC was found.
     #[error(
-        "NVRTC 13 was not found in {}; install it (pip install 'nvidia-cuda-nvrtc==13.0.*') and \
-         name its folder in FQC_NVRTC",
+        "NVRTC 13 was not found in {}; run `cargo xtask fetch nvrtc`, or name the folder of \
+         libnvrtc.so.13 in FQC_NVRTC",
         shown(.0)
     )]
     NoNvrtc(Vec<PathBuf>),

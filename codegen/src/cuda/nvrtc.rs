@@ -5,11 +5,12 @@ use cudarc::nvrtc::sys;
 use fqc_kernels::cuda::SOURCES;
 use libloading::Library;
 use std::ffi::{CString, c_char};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::ptr;
 
 /// One kernel for one architecture.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Compiled {
     /// The ELF image that the driver loads.
     pub cubin: Vec<u8>,
@@ -17,8 +18,15 @@ pub struct Compiled {
     pub resources: Resources,
 }
 
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a cubin of {} bytes, {:?}", self.cubin.len(), self.resources)
+    }
+}
+
 /// The compiler, found and loaded. Its libraries stay loaded.
 pub struct Nvrtc {
+    folder: PathBuf,
     version: (i32, i32),
     _builtins: Library,
     _library: Library,
@@ -36,7 +44,7 @@ pub const OPTIONS: [&str; 4] = [
 
 impl Nvrtc {
     /// Loads NVRTC from `FQC_NVRTC`, from the toolkit at its usual place, or from a Python
-    /// environment under `.cache/cuda-venv`.
+    /// environment that `cargo xtask fetch nvrtc` fills.
     ///
     /// # Errors
     /// [`Error::NoNvrtc`] names the folders that were searched.
@@ -52,7 +60,12 @@ impl Nvrtc {
         // SAFETY: both pointers are to live integers.
         let status = unsafe { sys::nvrtcVersion(&mut version.0, &mut version.1) };
         check(status, folder)?;
-        Ok(Self { version, _builtins: builtins, _library: library })
+        Ok(Self { folder: folder.clone(), version, _builtins: builtins, _library: library })
+    }
+
+    /// Where it was found.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The version, for the cache's key.
@@ -180,7 +193,7 @@ fn folders() -> Vec<PathBuf> {
     folders.push("/usr/local/cuda/lib64".into());
     let cache = std::env::var_os("FQC_CACHE")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache"), PathBuf::from);
-    for python in std::fs::read_dir(cache.join("cuda-venv/lib")).into_iter().flatten().flatten() {
+    for python in std::fs::read_dir(cache.join("venv/lib")).into_iter().flatten().flatten() {
         folders.push(python.path().join("site-packages/nvidia/cu13/lib"));
     }
     folders

@@ -234,3 +234,50 @@ impl fmt::Display for GemmConfig {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDE: GemmConfig = GemmConfig {
+        weights: Weights::Int4,
+        blocks: 1,
+        tokens: 256,
+        stages: 4,
+        cluster: 2,
+        split: 1,
+        output: Output::F16,
+        activation: Activation::Relu,
+        bias: true,
+        residual: false,
+    };
+
+    #[test]
+    fn an_instance_prints_its_name_and_its_configuration() {
+        insta::assert_snapshot!(WIDE.source());
+    }
+
+    #[test]
+    fn shared_memory_is_counted() {
+        // Two chunks of 64 tokens a consumer, four stages of 8 KiB and 32 KiB, ten barriers.
+        assert_eq!(WIDE.shared_bytes(), 4 * 8192 + 4 * (8192 + 32768) + 10 * 8);
+        assert_eq!(WIDE.with_stages_up_to(8).stages, 4);
+        assert_eq!(GemmConfig { output: Output::S8, ..WIDE }.with_stages_up_to(8).stages, 5);
+        let split = GemmConfig { tokens: 16, cluster: 1, split: 4, ..WIDE };
+        let one = GemmConfig { split: 1, ..split };
+        assert_eq!(split.shared_bytes() - one.shared_bytes(), 2 * 3 * 64 * 16 * 4);
+    }
+
+    #[test]
+    fn what_the_hardware_cannot_do_is_named() {
+        let fault = |config: GemmConfig| config.fault().unwrap_or_default();
+        assert_eq!(WIDE.fault(), None);
+        assert!(fault(GemmConfig { tokens: 40, ..WIDE }).contains("40 tokens"));
+        assert!(fault(GemmConfig { blocks: 2, ..WIDE }).contains("2 x 256 accumulators"));
+        assert!(fault(GemmConfig { split: 2, ..WIDE }).contains("cluster of 2"));
+        assert!(fault(GemmConfig { tokens: 8, ..WIDE }).contains("cluster of 2"));
+        assert!(fault(GemmConfig { stages: 6, ..WIDE }).contains("6 stages"));
+        let s8 = GemmConfig { tokens: 16, output: Output::S8, cluster: 1, ..WIDE };
+        assert!(fault(s8).contains("32 tokens"));
+    }
+}

@@ -84,10 +84,10 @@ pub fn checked() -> Vec<GemmConfig> {
 pub fn timed(m: usize) -> Vec<GemmConfig> {
     let tiles = TILES.into_iter().filter(|&(blocks, tokens, cluster, _)| match m {
         ..=8 => tokens <= 16 && cluster == 1,
-        ..=16 => tokens == 16 && cluster == 1,
-        ..=64 => tokens >= m as u32 && tokens <= 64 && cluster == 1,
-        ..=256 => tokens >= 64 && cluster < 4 && (blocks, tokens) != (1, 64),
-        ..=512 => tokens >= 128 && cluster < 4,
+        9..=16 => tokens == 16 && cluster == 1,
+        17..=64 => tokens >= m as u32 && tokens <= 64 && cluster == 1,
+        65..=256 => tokens >= 64 && cluster < 4 && (blocks, tokens) != (1, 64),
+        257..=512 => tokens >= 128 && cluster < 4,
         _ => tokens * blocks == 256 && cluster == 2,
     });
     let mut all = Vec::new();

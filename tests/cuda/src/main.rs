@@ -20,12 +20,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use summary::Summary;
 
 const USAGE: &str = "\
-usage: fqc-cuda-bench COMMAND [--out FILE] [--m M,M] [--layers FIRST..END] [--only TEXT]
+usage: fqc-cuda-bench COMMAND [OPTION VALUE]...
 
   compile   compile every instance into the cache; needs no GPU
   check     compare every instance with the definition
   bench     time them beside cublasLt
-  all       check, then bench";
+  all       check, then bench
+
+  --out FILE            write what was measured as JSON lines
+  --m M,M...            token counts to time
+  --layers FIRST..END   layers to time, of six
+  --shapes N            check the first N shapes only
+  --only TEXT           instances whose names contain the text
+
+Kernels are cached in $FQC_CACHE/cubins (.cache by default). NVRTC is found in $FQC_NVRTC, in
+/usr/local/cuda/lib64 or where `cargo xtask fetch nvrtc` puts it; cublasLt by the loader.";
 
 /// (K, N) of transformer layers.
 const LAYERS: [(usize, usize); 6] =
@@ -36,6 +45,7 @@ struct Options {
     tokens: Vec<usize>,
     layers: Range<usize>,
     only: String,
+    shapes: usize,
 }
 
 fn main() -> Result<()> {
@@ -43,9 +53,10 @@ fn main() -> Result<()> {
     let command = arguments.next().context(USAGE)?;
     let mut options = Options {
         out: None,
-        tokens: vec![256, 512, 1024, 2048, 8192],
+        tokens: vec![16, 256, 512, 1024, 2048, 8192],
         layers: 0..LAYERS.len(),
         only: String::new(),
+        shapes: usize::MAX,
     };
     while let Some(name) = arguments.next() {
         let value = arguments.next().context(USAGE)?;
@@ -58,6 +69,7 @@ fn main() -> Result<()> {
                 let (first, end) = value.split_once("..").context(USAGE)?;
                 options.layers = first.parse()?..end.parse::<usize>()?.min(LAYERS.len());
             }
+            "--shapes" => options.shapes = value.parse()?,
             "--only" => options.only = value,
             _ => bail!("{USAGE}"),
         }
@@ -98,7 +110,7 @@ fn check(options: &Options) -> Result<()> {
     compile()?;
     let mut configs = instances::checked();
     configs.retain(|config| config.to_string().contains(&options.only));
-    check::check(&Device::open()?, &configs)
+    check::check(&Device::open()?, &configs, options.shapes)
 }
 
 fn bench(options: &Options) -> Result<()> {
