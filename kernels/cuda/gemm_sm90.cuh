@@ -76,6 +76,7 @@ struct Gemm {
         const int tiles = Tile::count(args);
         Ring ring;
         int buffer = 0;
+        if (Config::kResidual) launch_wait();
         for (int index = blockIdx.x / L::kGroup; index < tiles; index += clusters) {
             Tile tile(args, index, rank);
             const int first = tile.channel + consumer * Config::kBlocks * kBlockChannels;
@@ -83,6 +84,13 @@ struct Gemm {
 #pragma unroll
             for (int b = 0; b < Config::kBlocks; ++b) {
                 pairs[b] = W::channel_pair(args, first + b * kBlockChannels + own_channel);
+            }
+            // The residual of a chunk is fetched a chunk ahead, the first while K is summed; GELU
+            // leaves no registers for that.
+            constexpr bool kAhead = Config::kActivation != Activation::kGelu;
+            typename W::Residual residual[2];
+            if constexpr (Config::kResidual && kAhead) {
+                W::load_residual(args, residual[0], tile.token, first + own_channel);
             }
             typename L::Accumulators acc;
             M::accumulate(acc, shared, ring, consumer, part.end - part.begin);
@@ -93,23 +101,32 @@ struct Gemm {
                 }
                 M::take_over(acc, shared, consumer);
             }
+            if constexpr (L::kStaged) {
+                constexpr int kChunks = Config::kTokens / L::kChunk;
 #pragma unroll
-            for (int b = 0; b < Config::kBlocks; ++b) {
-                const int channel = first + b * kBlockChannels;
-                if constexpr (!L::kStaged) {
-                    W::write_direct(args, acc[b], pairs[b], tile.token, channel + own_channel);
-                } else {
-#pragma unroll
-                    for (int c = 0; c < Config::kTokens / L::kChunk; ++c, buffer ^= 1) {
-                        const u32 chunk = shared.chunk(consumer, buffer);
-                        const int token = tile.token + c * L::kChunk;
-                        if (leader) store_wait_read<1>();
-                        named_barrier(1 + consumer, 128);
-                        W::stage_chunk(args, acc[b] + c * (L::kChunk / 2), chunk, pairs[b], token, channel + own_channel);
-                        fence_async();
-                        named_barrier(1 + consumer, 128);
-                        if (leader) store_box(&args.y, channel, token, chunk);
+                for (int i = 0; i < Config::kBlocks * kChunks; ++i, buffer ^= 1) {
+                    const int b = i / kChunks, c = i % kChunks;
+                    const int channel = first + b * kBlockChannels, token = tile.token + c * L::kChunk;
+                    const u32 chunk = shared.chunk(consumer, buffer);
+                    if constexpr (Config::kResidual && !kAhead) {
+                        W::load_residual(args, residual[i % 2], token, channel + own_channel);
+                    } else if (Config::kResidual && i + 1 < Config::kBlocks * kChunks) {
+                        const int next_channel = first + (i + 1) / kChunks * kBlockChannels + own_channel;
+                        const int next_token = tile.token + (i + 1) % kChunks * L::kChunk;
+                        W::load_residual(args, residual[(i + 1) % 2], next_token, next_channel);
                     }
+                    if (leader) store_wait_read<1>();
+                    named_barrier(1 + consumer, 128);
+                    W::stage_chunk(args, acc[b] + c * (L::kChunk / 2), residual[i % 2], chunk, pairs[b]);
+                    fence_async();
+                    named_barrier(1 + consumer, 128);
+                    if (leader) store_box(&args.y, channel, token, chunk);
+                }
+            } else {
+#pragma unroll
+                for (int b = 0; b < Config::kBlocks; ++b) {
+                    const int channel = first + b * kBlockChannels + own_channel;
+                    W::write_direct(args, acc[b], pairs[b], tile.token, channel);
                 }
             }
         }

@@ -79,6 +79,8 @@ struct Mainloop {
     // Gives a stage back to the producers of all blocks that write into it; each warp for itself.
     static __device__ __forceinline__ void release(Shared shared, int stage) {
         const u32 lane = threadIdx.x % 32;
+        // INT4 weights were read by every lane, and one arrives for all.
+        if (Config::kInt4) __syncwarp();
         if constexpr (Config::kCluster == 1) {
             if (lane == 0) barrier_arrive(shared.empty(stage));
         } else {

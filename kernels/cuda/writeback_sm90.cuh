@@ -23,24 +23,41 @@ struct Writeback {
         return pair;
     }
 
+    // A thread's residual of one chunk: word 2j + e is of token 8j + 2q + e.
+    using Residual = u32[L::kChunk / 4];
+
+    static __device__ __forceinline__ void load_residual(const GemmArguments& args, Residual& residual,
+                                                         int token, int channel) {
+        token += threadIdx.x % 4 * 2;
+        const u16* at = args.residual + static_cast<size_t>(token) * args.n + channel;
+        const int rows = channel < args.n ? args.m - token : 0;
+#pragma unroll
+        for (int j = 0; j < L::kChunk / 8; ++j) {
+            residual[j * 2] = j * 8 < rows ? *reinterpret_cast<const u32*>(at) : 0;
+            residual[j * 2 + 1] = j * 8 + 1 < rows ? *reinterpret_cast<const u32*>(at + args.n) : 0;
+            at += 8 * static_cast<size_t>(args.n);
+            // One address that moves, not sixteen that are kept.
+            asm volatile("" : "+l"(at));
+        }
+    }
+
     // Accumulator 4j + 2h + e of a thread is token 8j + 2q + e of channel 2r + h.
-    static __device__ __forceinline__ float2 value(const GemmArguments& args, const int* acc, int e,
-                                                   const ChannelPair& pair, int token, int channel) {
-        float2 y = finish<L::kLateRelu ? Activation::kNone : Config::kActivation>(acc[e], acc[2 + e], pair);
+    static __device__ __forceinline__ float2 value(const int* acc, const Residual& residual, int j, int e,
+                                                   const ChannelPair& pair) {
+        constexpr Activation kActivation = L::kLateRelu ? Activation::kNone : Config::kActivation;
+        float2 y = finish<kActivation>(acc[j * 4 + e], acc[j * 4 + 2 + e], pair);
         if constexpr (Config::kResidual) {
-            if (token < args.m && channel < args.n) {
-                const u16* at = args.residual + static_cast<size_t>(token) * args.n + channel;
-                float2 before = unpack_halves<Config::kOutput>(*reinterpret_cast<const u32*>(at));
-                y.x += before.x;
-                y.y += before.y;
-            }
+            float2 before = unpack_halves<Config::kOutput>(residual[j * 2 + e]);
+            y.x += before.x;
+            y.y += before.y;
         }
         return y;
     }
 
     // One chunk of tokens of one block of channels, into shared memory as the map's box wants it.
-    static __device__ __forceinline__ void stage_chunk(const GemmArguments& args, const int* acc, u32 chunk,
-                                                       const ChannelPair& pair, int token, int channel) {
+    static __device__ __forceinline__ void stage_chunk(const GemmArguments& args, const int* acc,
+                                                       const Residual& residual, u32 chunk,
+                                                       const ChannelPair& pair) {
         const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
         const int r = lane / 4, q = lane % 4;
         if constexpr (Config::kOutput == Output::kS8) {
@@ -50,9 +67,8 @@ struct Writeback {
                 u32 words[4];
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
-                    const int at = token + (j + i) * 8 + 2 * q;
-                    float2 even = value(args, acc + (j + i) * 4, 0, pair, at, channel);
-                    float2 odd = value(args, acc + (j + i) * 4, 1, pair, at + 1, channel);
+                    float2 even = value(acc, residual, j + i, 0, pair);
+                    float2 odd = value(acc, residual, j + i, 1, pair);
                     words[i] = to_code(even.x * args.requantise) | to_code(even.y * args.requantise) << 8 |
                                to_code(odd.x * args.requantise) << 16 | to_code(odd.y * args.requantise) << 24;
                 }
@@ -68,7 +84,7 @@ struct Writeback {
                 const u32 at = chunk + row * 128 + (((2 * warp + r / 4) ^ row) << 4) + r % 4 * 4;
 #pragma unroll
                 for (int j = 0; j < L::kChunk / 8; ++j) {
-                    float2 y = value(args, acc + j * 4, e, pair, token + j * 8 + row, channel);
+                    float2 y = value(acc, residual, j, e, pair);
                     store_shared_4(at + j * 1024, pack_halves<Config::kOutput, L::kLateRelu>(y.x, y.y));
                 }
             }

@@ -151,6 +151,9 @@ impl GemmConfig {
         if self.output == Output::S8 && chunk < 32 {
             return Some("s8 results want at least 32 tokens".into());
         }
+        if self.residual && !self.output.staged() {
+            return Some(format!("a residual with {:?} results", self.output));
+        }
         if self.stages < 2 || self.shared_bytes() > MAX_SHARED_BYTES {
             return Some(format!("{} stages take {} bytes", self.stages, self.shared_bytes()));
         }
@@ -277,6 +280,8 @@ mod tests {
         assert!(fault(GemmConfig { split: 2, ..WIDE }).contains("cluster of 2"));
         assert!(fault(GemmConfig { tokens: 8, ..WIDE }).contains("cluster of 2"));
         assert!(fault(GemmConfig { stages: 6, ..WIDE }).contains("6 stages"));
+        let plain = GemmConfig { residual: true, output: Output::S32, stages: 2, ..WIDE };
+        assert!(fault(plain).contains("a residual with S32"));
         let s8 = GemmConfig { tokens: 16, output: Output::S8, cluster: 1, ..WIDE };
         assert!(fault(s8).contains("32 tokens"));
     }

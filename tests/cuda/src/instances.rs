@@ -75,6 +75,9 @@ pub fn checked() -> Vec<GemmConfig> {
         }
         all.push(GemmConfig { output: Output::Bf16, residual: true, ..wide });
         all.push(GemmConfig { output: Output::S8, residual: true, ..wide });
+        for shape in [(2, 128, 2, 1), (1, 64, 1, 2), (1, 16, 1, 1)] {
+            all.push(GemmConfig { residual: true, ..tile(shape, base) });
+        }
         all.push(GemmConfig { bias: false, ..tile((1, 16, 1, 4), base) });
     }
     finished(all)
