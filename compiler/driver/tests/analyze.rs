@@ -26,13 +26,15 @@ fn near(a: &Value, b: &Value) {
     assert!((a - b).abs() <= 1e-9 * b.abs(), "{a} {b}");
 }
 
+/// What is calibrated on.
+const DATA: [&str; 6] = ["--calib", "random", "--windows", "4", "--window", "16"];
+
 /// A calibration of the tiny Llama, its text and its tokenizer.
 fn calibrated(w: &World) -> [String; 3] {
     w.novel(300);
     let [kept, novel, tokenizer] =
         ["m.fqcal", "novel.txt", "tokenizer.json"].map(|name| text(&w.path(name)).to_owned());
-    let data = ["--calib", "random", "--windows", "4", "--window", "16"];
-    expect(&w.fqc(&[&["calibrate", LLAMA, "-o", &kept, "--quiet"], &data[..]].concat()), 0, "");
+    expect(&w.fqc(&[&["calibrate", LLAMA, "-o", &kept, "--quiet"], &DATA[..]].concat()), 0, "");
     [kept, novel, tokenizer]
 }
 
@@ -41,7 +43,7 @@ fn by_hand(w: &World, files: &[String; 3], settings: &[&str]) -> Value {
     let [kept, novel, tokenizer] = files;
     let out = w.path("m.fqbin");
     let compile = ["compile", LLAMA, "-o", text(&out), "--calib", kept, "--quiet"];
-    expect(&w.fqc(&[&compile[..], settings].concat()), 0, "");
+    expect(&w.fqc(&[&compile[..], &DATA, settings].concat()), 0, "");
     let frame = ["--text", novel, "--tokenizer", tokenizer, "--windows", "4", "--window", "16"];
     let eval = ["eval", text(&out), "--against", LLAMA];
     lines(w, &[&eval[..], &frame].concat()).remove(0)
@@ -54,7 +56,7 @@ fn the_methods_are_those_of_compile_and_eval() {
     let [kept, novel, tokenizer] = &files;
     let frame = ["--eval", novel, "--tokenizer", tokenizer, "--eval-windows", "4"];
     let methods = ["methods", LLAMA, "--calib", kept, "--eval-window", "16"];
-    let methods = [&methods[..], &frame].concat();
+    let methods = [&methods[..], &DATA, &frame].concat();
     let rows = lines(&w, &methods);
     assert_eq!(rows.len(), 1 + 3 * 3);
     assert_eq!(rows[0]["method"], "none");
@@ -89,7 +91,7 @@ fn an_analysis_ranks_sums_up_and_repeats_itself() {
         let frame = ["--eval", novel, "--tokenizer", tokenizer, "--eval-windows", "4"];
         let args = ["analyze", LLAMA, "--calib", kept, "--eval-window", "16", "--html"];
         let more = [text(page), "--shares", "0,50,100", "--threads", threads];
-        lines(&w, &[&args[..], &more, &frame].concat()).remove(0)
+        lines(&w, &[&args[..], &more, &DATA, &frame].concat()).remove(0)
     };
     let analysis = one(&pages[0], "1");
     assert_eq!(analysis, one(&pages[1], "2"), "threads change nothing");

@@ -46,9 +46,8 @@ impl CalibArgs {
         if self.kept().count() > 1 {
             return Err(Failure::usage("one .fqcal at most; it holds all of a model's statistics"));
         }
-        let others = self.calib.iter().filter(|c| !is_random(c));
-        if self.calib.iter().any(|c| is_random(c)) && others.count() > 0 {
-            return Err(Failure::usage("`--calib random` goes without other data"));
+        if self.calib.iter().any(|c| is_random(c)) && self.samples().count() > 0 {
+            return Err(Failure::usage("`--calib random` goes without other samples"));
         }
         Ok(())
     }
