@@ -49,13 +49,22 @@ impl Axis {
         if place.is_nan() { 0.0 } else { place.clamp(0.0, 1.0) }
     }
 
+    /// The distance of two ticks of a linear axis: 1, 2 or 5 times a power of ten.
+    fn step(&self) -> f64 {
+        let rough = (self.max - self.min) / 5.0;
+        let power = 10f64.powf(rough.log10().floor());
+        let steps = [1.0, 2.0, 5.0, 10.0];
+        steps.iter().map(|s| s * power).find(|s| *s >= rough).unwrap_or(rough)
+    }
+
+    fn number(&self, tick: f64) -> String {
+        number(tick, if self.scale == Scale::Linear { self.step() } else { tick })
+    }
+
     fn ticks(&self) -> Vec<f64> {
         match self.scale {
             Scale::Linear => {
-                let rough = (self.max - self.min) / 5.0;
-                let power = 10f64.powf(rough.log10().floor());
-                let steps = [1.0, 2.0, 5.0, 10.0];
-                let step = steps.iter().map(|s| s * power).find(|s| *s >= rough).unwrap_or(rough);
+                let step = self.step();
                 let first = (self.min / step).ceil() as i64;
                 (0..12)
                     .map(|i| (first + i) as f64 * step)
@@ -96,7 +105,7 @@ impl Plot {
         let mut plot = Plot { x, y, width, height, body: String::new() };
         for tick in plot.y.ticks() {
             let at = plot.down(tick);
-            let (right, text) = (width - RIGHT, number(tick));
+            let (right, text) = (width - RIGHT, plot.y.number(tick));
             plot.put(&format!(
                 "<line class='grid' x1='{LEFT}' x2='{right}' y1='{at:.1}' y2='{at:.1}'/>\
                  <text class='tick' x='{:.1}' y='{:.1}' text-anchor='end'>{text}</text>",
@@ -105,7 +114,7 @@ impl Plot {
             ));
         }
         for tick in plot.x.ticks() {
-            let (at, low, text) = (plot.across(tick), height - BOTTOM, number(tick));
+            let (at, low, text) = (plot.across(tick), height - BOTTOM, plot.x.number(tick));
             plot.put(&format!(
                 "<line class='axis' x1='{at:.1}' x2='{at:.1}' y1='{low}' y2='{:.1}'/>\
                  <text class='tick' x='{at:.1}' y='{:.1}' text-anchor='middle'>{text}</text>",
@@ -181,22 +190,23 @@ impl Plot {
     }
 }
 
-/// A tick's number: plain where that is short, else a power of ten.
-fn number(v: f64) -> String {
+/// A tick's number, told apart from its neighbours at a distance of `step`: plain where that is short,
+/// else with a power of ten.
+fn number(v: f64, step: f64) -> String {
     if v == 0.0 {
         return "0".to_owned();
     }
+    let trimmed = |text: String| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    };
     if (0.001..100_000.0).contains(&v.abs()) {
-        let digits = (2 - v.abs().log10().floor() as i32).clamp(0, 5) as usize;
-        let text = format!("{v:.digits$}");
-        return match text.contains('.') {
-            true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-            false => text,
-        };
+        let digits = (-step.abs().log10().floor()).clamp(0.0, 5.0) as usize;
+        return trimmed(format!("{v:.digits$}"));
     }
     let power = v.abs().log10().floor() as i32;
-    let factor = (v / 10f64.powi(power)).round();
-    let factor = if factor == 1.0 { String::new() } else { format!("{factor}·") };
+    let factor = trimmed(format!("{:.1}", v / 10f64.powi(power)));
+    let factor = if factor == "1" { String::new() } else { format!("{factor}·") };
     format!("{factor}10<tspan class='power' dy='-4'>{power}</tspan>")
 }
 
@@ -232,12 +242,18 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        for (v, text) in
-            [(0.0, "0"), (0.05, "0.05"), (1000.0, "1000"), (62.5, "62.5"), (-2.0, "-2")]
-        {
-            assert_eq!(number(v), text);
+        for (v, step, text) in [
+            (0.0, 1.0, "0"),
+            (0.05, 0.05, "0.05"),
+            (1000.0, 500.0, "1000"),
+            (524.5, 0.5, "524.5"),
+            (-2.0, 1.0, "-2"),
+            (57.676, 0.002, "57.676"),
+        ] {
+            assert_eq!(number(v, step), text);
         }
-        assert!(number(1e-6).starts_with("10<tspan") && number(2e7).starts_with("2·10"));
+        assert!(number(1e-6, 1e-6).starts_with("10<tspan"));
+        assert!(number(1.5e-4, 5e-5).starts_with("1.5·10<tspan"));
         assert_eq!(escape("<a href='x'>&\""), "&lt;a href=&#39;x&#39;&gt;&amp;&quot;");
     }
 }
