@@ -191,6 +191,7 @@ mod tests {
             map: Arc::new(FlattenMap { base: 2, tail: tail.into(), padded }),
             signed: true,
             widths: Widths::W8A8,
+            typical_energy: 1.0,
             error: 0.0,
         }
     }
