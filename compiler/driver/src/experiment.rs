@@ -102,7 +102,8 @@ impl Experiment {
             };
             let chosen = ranked.iter().take_while(wanted);
             let groups = chosen.map(|g| (g.input.clone(), low)).collect();
-            let settings = Settings { scheme: Scheme::W8a8, groups, ..settings.clone() };
+            let widths = Settings { scheme: Scheme::W8a8, groups, ..settings.clone() };
+            let settings = Settings { int4_share: None, gamma: None, max_drop: None, ..widths };
             outcomes.push(self.run(&settings, cx)?);
             stage.step();
         }

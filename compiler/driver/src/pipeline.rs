@@ -103,8 +103,9 @@ fn no_samples() -> Failure {
     )
 }
 
-/// The choice for each group: first as if all errors cost the same, then with what they cost. Without
-/// batches to measure that on, it stays with the first.
+/// The choice for each group, as if all errors cost the model the same. Only an aim that trades widths
+/// of one group for those of another needs to know what they cost; measuring that takes a run for each
+/// group. Without batches to measure it on, it stays with the first.
 pub fn choose(
     float: &Graph,
     statistics: &Statistics,
@@ -116,7 +117,7 @@ pub fn choose(
     let widths = |group: &Group| settings.candidates(float, group);
     let search = Search::new(float, heads, statistics, widths, &space, cx.threads);
     let even = search.choices(&Sensitivity::new(), None);
-    if settings.method != Method::Flattenquant {
+    if settings.method != Method::Flattenquant || settings.aim().is_none() {
         return Ok(even);
     }
     if batches.is_empty() {
