@@ -30,21 +30,9 @@ impl<'c> Gemm<'_, '_, 'c> {
         let lanes = b.level().f32_lanes();
         let vectors = self.vectors(at, lanes);
         let tables = Tables::load(self, at, &vectors, lanes);
-        let out_bytes = if matches!(self.desc.output, GemmOutput::Codes { .. }) { 1 } else { 4 };
-        let out = self.rows_of(self.out, self.stride_bytes(self.desc.out_stride, out_bytes), at);
-        let out = b.offset(out, b.mul(at.panel, b.i64c(PANEL as i64 * out_bytes)));
-        let operands: Vec<Option<(Val<'c>, Val<'c>)>> = self
-            .desc
-            .operands
-            .iter()
-            .zip(&self.operands)
-            .map(|(&operand, &buffer)| {
-                let stride = self.operand_stride(operand)?;
-                let first = self.rows_of(buffer, stride, at);
-                Some((self.column_table(first, at.panel), stride))
-            })
-            .collect();
-        let out_stride = self.stride_bytes(self.desc.out_stride, out_bytes);
+        let out_bytes = self.out_bytes();
+        let (out, out_stride) = self.out_rows(at);
+        let operands = self.operand_rows(at);
         b.for_range(b.i64c(0), at.rows, 1, |row| {
             let accumulators = b.mul(place(row), b.i64c(4 * PANEL as i64));
             let accumulators = b.offset(self.tile, accumulators);
@@ -85,27 +73,38 @@ impl<'c> Gemm<'_, '_, 'c> {
     /// hide the way there.
     pub fn prefetch(&self, at: Tile<'c>, rows: i64) {
         let b = self.b;
-        let out_bytes = if matches!(self.desc.output, GemmOutput::Codes { .. }) { 1 } else { 4 };
-        let out_stride = self.stride_bytes(self.desc.out_stride, out_bytes);
-        let out = b.offset(
-            self.rows_of(self.out, out_stride, at),
-            b.mul(at.panel, b.i64c(PANEL as i64 * out_bytes)),
-        );
-        let mut regions = vec![(out, out_stride, PANEL as i64 * out_bytes)];
-        for (&operand, &buffer) in self.desc.operands.iter().zip(&self.operands) {
-            if let Some(stride) = self.operand_stride(operand) {
-                let first = self.column_table(self.rows_of(buffer, stride, at), at.panel);
-                regions.push((first, stride, 4 * PANEL as i64));
-            }
-        }
-        for (first, stride, bytes) in regions {
+        let out = (self.out_rows(at), self.out_bytes());
+        let operands = self.operand_rows(at).into_iter().flatten().map(|rows| (rows, 4));
+        for ((first, stride), bytes) in std::iter::once(out).chain(operands) {
             for row in 0..rows {
                 let line = b.offset(first, b.mul(stride, b.i64c(row)));
-                for byte in (0..bytes).step_by(64) {
+                for byte in (0..PANEL as i64 * bytes).step_by(64) {
                     b.prefetch(b.offset(line, b.i64c(byte)));
                 }
             }
         }
+    }
+
+    /// Bytes of an element of the result.
+    fn out_bytes(&self) -> i64 {
+        if matches!(self.desc.output, GemmOutput::Codes { .. }) { 1 } else { 4 }
+    }
+
+    /// First element of a tile of the result, and the distance between its rows in bytes.
+    fn out_rows(&self, at: Tile<'c>) -> (Val<'c>, Val<'c>) {
+        let (b, bytes) = (self.b, self.out_bytes());
+        let stride = self.stride_bytes(self.desc.out_stride, bytes);
+        let panel = b.mul(at.panel, b.i64c(PANEL as i64 * bytes));
+        (b.offset(self.rows_of(self.out, stride, at), panel), stride)
+    }
+
+    /// The same for each operand of the epilogue; `None` for one that is equal in all rows.
+    fn operand_rows(&self, at: Tile<'c>) -> Vec<Option<(Val<'c>, Val<'c>)>> {
+        let rows = |(&operand, &buffer)| {
+            let stride = self.operand_stride(operand)?;
+            Some((self.column_table(self.rows_of(buffer, stride, at), at.panel), stride))
+        };
+        self.desc.operands.iter().zip(&self.operands).map(rows).collect()
     }
 
     /// The vectors that cover the columns of a tile.

@@ -132,6 +132,9 @@ pub fn measure(
     at: &[ByInput],
     cx: &mut Context<'_>,
 ) -> Result<Vec<GroupAnalysis>, Failure> {
+    if statistics.is_empty() {
+        return Ok(Vec::new());
+    }
     let found = groups::find(float, settings.heads());
     let labels = label::labels(float, &found);
     let next = AtomicUsize::new(0);

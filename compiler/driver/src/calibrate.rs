@@ -93,7 +93,7 @@ pub fn resume(
     stage.skip(progress.done as u64);
     let ids: Vec<NodeId> = observed.into_iter().map(|(_, id, _)| id).collect();
     let first = progress.done;
-    observe_from(first, float, &ids, batches, cx, &mut |index, values| {
+    observe(float, &ids, batches, first, cx, &mut |index, values| {
         for (name, values) in values {
             let stats = progress.statistics.get_mut(*name);
             let stats = stats.ok_or_else(|| Failure::internal(format!("no place for `{name}`")))?;
@@ -113,23 +113,13 @@ pub fn resume(
 /// Called with the index of a batch and the observed values by name.
 pub type Seen<'a> = &'a mut dyn FnMut(usize, &[(&str, &[f32])]) -> Result<(), Failure>;
 
-/// Runs as much of a graph as some of its f32 values need and shows them, batch by batch.
+/// Runs as much of a graph as some of its f32 values need and shows them, batch by batch from `first`
+/// on.
 pub fn observe(
     graph: &Graph,
     values: &[NodeId],
     batches: &[Batch],
-    cx: &mut Context<'_>,
-    seen: Seen<'_>,
-) -> Result<(), Failure> {
-    observe_from(0, graph, values, batches, cx, seen)
-}
-
-/// The same from a batch on.
-fn observe_from(
     first: usize,
-    graph: &Graph,
-    values: &[NodeId],
-    batches: &[Batch],
     cx: &mut Context<'_>,
     seen: Seen<'_>,
 ) -> Result<(), Failure> {

@@ -77,7 +77,7 @@ fn one_turn(
     let mut grams: Vec<(&Choice, Gram)> =
         names.iter().map(|name| (&choices[name], Gram::new(&choices[name]))).collect();
     let threads = cx.threads;
-    calibrate::observe(graph, &inputs, batches, cx, &mut |_, values| {
+    calibrate::observe(graph, &inputs, batches, 0, cx, &mut |_, values| {
         let mut jobs = Vec::new();
         for (name, (choice, gram)) in names.iter().zip(&mut grams) {
             let values = values.iter().find(|(n, _)| n == name).map_or(&[][..], |(_, v)| v);

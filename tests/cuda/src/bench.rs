@@ -88,21 +88,17 @@ impl<'a> Bench<'a> {
         Ok(2.0 * BYTES as f64 / times[times.len() / 2] * 1e3)
     }
 
-    /// Times the contenders beside the library on one shape; one JSON object an entry.
+    /// Times the contenders beside cublasLt on one shape; one JSON object an entry.
     pub fn shape(&self, shape: Shape, contenders: &[GemmConfig]) -> Result<Vec<Value>> {
-        let Shape { m, n, k } = shape;
         let sets = self.sets(shape)?;
-        let ideal_ms = 2.0 * (m * n * k) as f64 / 1.2e15 * 1e3 + 0.008;
         let repeats =
-            ((REPLAY_MS / ideal_ms) as usize).clamp(1, 400).div_ceil(sets.len()) * sets.len();
+            ((REPLAY_MS / expected_ms(shape)) as usize).clamp(1, 400).div_ceil(sets.len())
+                * sets.len();
         let mut entries = Vec::new();
         for kind in [Kind::S32, Kind::S8, Kind::F16] {
             let plan = self.vendor.plan(kind, shape)?;
             for algorithm in self.best(&plan, &sets, shape)? {
-                let graph = self.device.graph(|| {
-                    (0..repeats)
-                        .try_for_each(|i| self.library(&plan, algorithm, &sets[i % sets.len()]))
-                })?;
+                let graph = self.vendor_graph(&plan, algorithm, &sets, repeats)?;
                 entries.push(Entry::new(format!("cublasLt {kind:?}"), graph, repeats));
             }
         }
@@ -171,7 +167,19 @@ impl<'a> Bench<'a> {
         (0..count).map(make).collect()
     }
 
-    fn library(
+    /// Launches of one of cublasLt's algorithms on the sets in turn.
+    fn vendor_graph(
+        &self,
+        plan: &Plan,
+        algorithm: &cudarc::cublaslt::sys::cublasLtMatmulAlgo_t,
+        sets: &[Set],
+        repeats: usize,
+    ) -> Result<CudaGraph> {
+        let launch = |i: usize| self.vendor_gemm(plan, algorithm, &sets[i % sets.len()]);
+        self.device.graph(|| (0..repeats).try_for_each(launch))
+    }
+
+    fn vendor_gemm(
         &self,
         plan: &Plan,
         algorithm: &cudarc::cublaslt::sys::cublasLtMatmulAlgo_t,
@@ -184,32 +192,34 @@ impl<'a> Bench<'a> {
         self.vendor.launch(self.device, plan, algorithm, x, w, &set.y)
     }
 
-    /// The two fastest of the library's candidates, by a first short timing.
+    /// The two fastest of cublasLt's candidates, by a first short timing.
     fn best<'p>(
         &self,
         plan: &'p Plan,
         sets: &[Set],
         shape: Shape,
     ) -> Result<Vec<&'p cudarc::cublaslt::sys::cublasLtMatmulAlgo_t>> {
-        let ideal_ms = 2.0 * (shape.m * shape.n * shape.k) as f64 / 1.2e15 * 1e3 + 0.008;
-        let repeats = ((1.5 / ideal_ms) as usize).clamp(2, 60);
+        let repeats = ((1.5 / expected_ms(shape)) as usize).clamp(2, 60);
         let mut timed = Vec::new();
         for algorithm in &plan.algorithms {
             // Some candidates refuse the shape only when they are launched.
-            if self.library(plan, algorithm, &sets[0]).is_err() {
+            if self.vendor_gemm(plan, algorithm, &sets[0]).is_err() {
                 continue;
             }
-            let graph = self.device.graph(|| {
-                (0..repeats).try_for_each(|i| self.library(plan, algorithm, &sets[i % sets.len()]))
-            })?;
+            let graph = self.vendor_graph(plan, algorithm, sets, repeats)?;
             graph.launch()?;
             let times = [self.device.time(&graph)?, self.device.time(&graph)?];
             timed.push((times[0].min(times[1]), algorithm));
         }
         timed.sort_by(|a, b| a.0.total_cmp(&b.0));
-        timed.first().context("the library has no algorithm for this product")?;
+        timed.first().context("cublasLt has no algorithm for this product")?;
         Ok(timed.into_iter().take(2).map(|(_, algorithm)| algorithm).collect())
     }
+}
+
+/// About what a product takes at 1200 TOPS, with 8 us for a launch.
+fn expected_ms(shape: Shape) -> f64 {
+    2.0 * (shape.m * shape.n * shape.k) as f64 / 1.2e15 * 1e3 + 0.008
 }
 
 fn record(shape: Shape, entry: &Entry, best: bool) -> Value {
