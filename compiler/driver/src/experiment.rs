@@ -59,8 +59,11 @@ impl Experiment {
         let level = best_level()?;
         let levels = vec![level.name().to_owned()];
         let settings = Settings { levels, ..settings.clone() };
-        let data =
-            Data { batches: self.batches.clone(), statistics: Some(self.statistics.clone()) };
+        let data = Data {
+            batches: self.batches.clone(),
+            statistics: Some(self.statistics.clone()),
+            ..Data::default()
+        };
         let compiled = pipeline::compile(self.float.clone(), &settings, |_| Ok(data), cx)?;
         let (extra_channels, int4_share) = shares(&compiled, &settings);
         let target = compiled.target;

@@ -75,10 +75,10 @@ pub fn compile<D: Into<calibrate::Data>>(
     let mut choices = Choices::default();
     let mut seen = Statistics::new();
     if settings.method != Method::None {
-        let calibrate::Data { batches, statistics } = data(&float)?.into();
+        let calibrate::Data { batches, rare, statistics } = data(&float)?.into();
         seen = match statistics {
             Some(statistics) => statistics,
-            None => calibrate::run(&float, settings.heads(), &batches, cx)?,
+            None => calibrate::run(&float, settings.heads(), &batches, &rare, cx)?,
         };
         choices = Arc::new(choose(&float, &seen, &batches, settings, cx)?);
         let rounded = match settings.rounding() {
@@ -103,9 +103,9 @@ fn no_samples() -> Failure {
     )
 }
 
-/// The choice for each group, as if all errors cost the model the same. Only an aim that trades widths
-/// of one group for those of another needs to know what they cost; measuring that takes a run for each
-/// group. Without batches to measure it on, it stays with the first.
+/// The choice for each group. Where groups compete, for extra channels or for widths, what an error of
+/// each costs the model is measured, which takes a run for each; without batches to measure it on, all
+/// cost the same.
 pub fn choose(
     float: &Graph,
     statistics: &Statistics,
@@ -116,14 +116,10 @@ pub fn choose(
     let (heads, space) = (settings.heads(), settings.search());
     let widths = |group: &Group| settings.candidates(float, group);
     let search = Search::new(float, heads, statistics, widths, &space, cx.threads);
-    let even = search.choices(&Sensitivity::new(), None);
-    if settings.method != Method::Flattenquant || settings.aim().is_none() {
-        return Ok(even);
-    }
-    if batches.is_empty() {
+    if settings.method != Method::Flattenquant || batches.is_empty() {
         return Ok(search.choices(&Sensitivity::new(), settings.aim()));
     }
-    let even = Arc::new(even);
+    let even = Arc::new(search.choices(&Sensitivity::new(), None));
     let costs = sensitivity::measure(float, heads, &even, statistics, batches, cx)?;
     Ok(search.choices(&costs, settings.aim()))
 }
