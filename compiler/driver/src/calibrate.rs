@@ -7,9 +7,11 @@ use crate::exit::{Exit, Failure};
 use crate::pipeline::{self, Context};
 use crate::progress::Stage;
 use fqc_ir::{Graph, NodeId};
+use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::{self, Heads};
 use fqc_passes::quant::stats::{ChannelStats, Statistics};
 use fqrt::{Model, Session, SessionOptions, TensorView};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What the model's inputs are, for reading data.
@@ -39,11 +41,13 @@ pub struct Data {
     pub batches: Arc<Vec<Batch>>,
     /// Statistics of an earlier run.
     pub statistics: Option<Statistics>,
+    /// What was already chosen for each group.
+    pub choices: Option<BTreeMap<String, Choice>>,
 }
 
 impl From<Vec<Batch>> for Data {
     fn from(batches: Vec<Batch>) -> Self {
-        Data { batches: Arc::new(batches), statistics: None }
+        Data { batches: Arc::new(batches), ..Default::default() }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::data::Batch;
 use crate::exit::{Exit, Failure};
 use crate::gptq;
 use crate::interrupt::Interrupt;
-use crate::progress::Verbosity;
+use crate::progress::{Verbosity, warn};
 use crate::sensitivity;
 use crate::settings::{Method, Rounding, Settings};
 use fqbin::{Level, TargetImage};
@@ -14,9 +14,11 @@ use fqc_import::ImportOptions;
 use fqc_ir::Graph;
 use fqc_ir::plan::{Plan, Precision};
 use fqc_passes::lower::{LowerError, lower};
+use fqc_passes::quant::assign::Aim;
 use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::Group;
 use fqc_passes::quant::insert_qdq::RoundedWeights;
+use fqc_passes::quant::nearest;
 use fqc_passes::quant::passes::{self as quant, Choices};
 use fqc_passes::quant::search::{Search, Sensitivity};
 use fqc_passes::quant::stats::Statistics;
@@ -74,15 +76,24 @@ pub fn compile<D: Into<calibrate::Data>>(
     let mut graph = float.clone();
     let mut choices = Choices::default();
     let mut seen = Statistics::new();
+    settings.check(&float)?;
     if settings.method != Method::None {
-        let calibrate::Data { batches, statistics } = data(&float)?.into();
+        let calibrate::Data { batches, statistics, choices: chosen } = data(&float)?.into();
         seen = match statistics {
             Some(statistics) => statistics,
             None => calibrate::run(&float, settings.heads(), &batches, cx)?,
         };
-        choices = Arc::new(choose(&float, &seen, &batches, settings, cx)?);
+        choices = Arc::new(match chosen {
+            Some(chosen) => chosen,
+            None => choose(&float, &seen, &batches, settings, cx)?,
+        });
         let rounded = match settings.rounding() {
-            Rounding::Nearest => RoundedWeights::default(),
+            // The baselines stay plain.
+            Rounding::Nearest if settings.method != Method::Flattenquant => Arc::default(),
+            Rounding::Nearest => {
+                let (heads, granularity) = (settings.heads(), settings.granularity());
+                nearest::clipped(&float, heads, &choices, &seen, granularity, cx.threads)
+            }
             Rounding::Gptq if batches.is_empty() => return Err(no_samples()),
             Rounding::Gptq => gptq::run(&float, &choices, &batches, settings, cx)?,
         };
@@ -113,19 +124,35 @@ pub fn choose(
     settings: &Settings,
     cx: &mut Context<'_>,
 ) -> Result<BTreeMap<String, Choice>, Failure> {
+    let all = choose_for(float, statistics, batches, settings, &[settings.aim()], cx)?;
+    Ok(all.into_iter().next().unwrap_or_default())
+}
+
+/// The same for several aims, from one search.
+pub fn choose_for(
+    float: &Graph,
+    statistics: &Statistics,
+    batches: &[Batch],
+    settings: &Settings,
+    aims: &[Option<Aim>],
+    cx: &mut Context<'_>,
+) -> Result<Vec<BTreeMap<String, Choice>>, Failure> {
     let (heads, space) = (settings.heads(), settings.search());
     let widths = |group: &Group| settings.candidates(float, group);
     let search = Search::new(float, heads, statistics, widths, &space, cx.threads);
-    let even = search.choices(&Sensitivity::new(), None);
-    if settings.method != Method::Flattenquant || settings.aim().is_none() {
-        return Ok(even);
+    let mut costs = Sensitivity::new();
+    if aims.iter().any(Option::is_some) {
+        if batches.is_empty() {
+            warn(
+                "the statistics alone do not tell what an error in each layer costs the model, so \
+                 INT4 goes by the layers' own errors; give the calibration samples beside the .fqcal",
+            );
+        } else {
+            let even = Arc::new(search.choices(&costs, None));
+            costs = sensitivity::measure(float, heads, &even, statistics, batches, cx)?;
+        }
     }
-    if batches.is_empty() {
-        return Ok(search.choices(&Sensitivity::new(), settings.aim()));
-    }
-    let even = Arc::new(even);
-    let costs = sensitivity::measure(float, heads, &even, statistics, batches, cx)?;
-    Ok(search.choices(&costs, settings.aim()))
+    Ok(aims.iter().map(|aim| search.choices(&costs, *aim)).collect())
 }
 
 /// Smoothing and flattening: the graph computes what it did before.

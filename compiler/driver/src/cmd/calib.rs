@@ -80,7 +80,8 @@ impl CalibArgs {
             }
             batches = Arc::new(self.batches(graph)?);
         }
-        Ok((Data { batches, statistics: Some(calibration.statistics) }, calibration.origin))
+        let statistics = Some(calibration.statistics);
+        Ok((Data { batches, statistics, choices: None }, calibration.origin))
     }
 
     /// The samples.
