@@ -169,8 +169,9 @@ pub struct Decoder {
 
 impl Decoder {
     /// With the same share of extra channels everywhere, a share of the work in INT4 weights and the
-    /// rest in INT8, embeddings of so many bits, and a head that shares their table.
-    pub fn memory(&self, int4_share: f64, extra: f64, table_bits: u64) -> Memory {
+    /// rest in INT8, and embeddings and a head of so many bits; a head of none shares the table of the
+    /// embeddings.
+    pub fn memory(&self, int4_share: f64, extra: f64, table_bits: u64, head_bits: u8) -> Memory {
         let mut memory = Memory::default();
         let (d, f) = (self.hidden, self.feed_forward);
         let part = |bits: u8, share: f64| {
@@ -193,7 +194,11 @@ impl Decoder {
         memory.int8 = part(8, 1.0 - int4_share);
         let table = (self.vocabulary + self.positions) * d;
         memory.rest = Part { fp16_bytes: 2 * table, bytes: table * table_bits / 8, ..memory.rest };
-        memory.head = Part { layers: 1, work: self.vocabulary * d, ..memory.head };
+        let outputs = self.vocabulary;
+        let extra = (extra * d as f64).round() as u64;
+        let head = Layer { inputs: d, outputs, extra, bits: head_bits };
+        let bytes = if head_bits == 0 { 0 } else { head.bytes() };
+        memory.head = Part { layers: 1, work: head.work(), fp16_bytes: 0, bytes };
         memory
     }
 }
@@ -249,7 +254,7 @@ mod tests {
         let sizes = (4096, 16384, 32, 50272);
         let (hidden, feed_forward, blocks, vocabulary) = sizes;
         let opt = Decoder { hidden, feed_forward, blocks, vocabulary, positions: 2050 };
-        let memory = opt.memory(0.4829, 0.08, 16);
+        let memory = opt.memory(0.4829, 0.08, 16, 0);
         let linears = memory.linears();
         assert_eq!(linears.layers, 6 * 32);
         assert_eq!(linears.work, 12 * 4096 * 4096 * 32);
@@ -259,8 +264,9 @@ mod tests {
         assert_eq!(fp16, 2 * (linears.work + 52322 * 4096));
         let times = fp16 as f64 / bytes as f64;
         assert!((2.3..2.35).contains(&times), "{times}");
-        let all_int8 = opt.memory(0.0, 0.0, 16);
+        let all_int8 = opt.memory(0.0, 0.0, 16, 8);
         let scales = 4 * (5 * 4096 + 16384) * 32;
         assert_eq!(all_int8.linears().bytes, linears.work + scales);
+        assert_eq!(all_int8.head.bytes, 50272 * 4096 + 4 * 50272);
     }
 }

@@ -138,7 +138,8 @@ impl Settings {
 
     /// The search space of the method.
     pub fn search(&self) -> choose::Settings {
-        let defaults = choose::Settings { max_extra: self.max_extra, ..Default::default() };
+        let (max_extra, granularity) = (self.max_extra, self.granularity());
+        let defaults = choose::Settings { max_extra, granularity, ..Default::default() };
         match self.method {
             Method::None | Method::Rtn => {
                 choose::Settings { alphas: vec![0.0], flatten: false, ..defaults }

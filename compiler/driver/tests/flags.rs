@@ -71,9 +71,8 @@ fn aims_choose_between_none_and_all() {
     let all = 2 * (ATTENTION + GATED + DOWN);
     for aim in ["--gamma", "--max-drop"] {
         let int4 = |bound: &str| work(&compile(&w, &[aim, bound]), "int4");
-        let found = ["0", "0.0003", "0.003", "100"].map(int4);
-        assert!(found.is_sorted() && found[0] == 0 && found[3] == all, "{aim}: {found:?}");
-        assert!(found.iter().any(|&w| 0 < w && w < all), "{aim}: {found:?}");
+        let [none, some, full] = ["0", "0.003", "100"].map(int4);
+        assert!(none == 0 && 0 < some && some < all && full == all, "{aim}: {some} of {all}");
     }
     let report = compile(&w, &["--int4-share", "0.4829", "--int4-activations", "4"]);
     assert!(work(&report, "int4") as f64 >= 0.4829 * all as f64);

@@ -22,9 +22,13 @@ pub struct Args {
     /// Extra channels of the decoder's layers, in percent
     #[arg(long, default_value_t = 8.0, requires = "decoder")]
     pub extra: f64,
-    /// Bits of the decoder's embeddings, whose table the head shares
+    /// Bits of the decoder's embeddings; compiled files keep 32
     #[arg(long, default_value_t = 16, requires = "decoder")]
     pub table_bits: u64,
+    /// Bits of its head: 0 if it shares the table of the embeddings; compiled files keep 32, or 8 with
+    /// `--lm-head int8`
+    #[arg(long, default_value_t = 0, requires = "decoder")]
+    pub head_bits: u8,
     /// JSON
     #[arg(long)]
     pub json: bool,
@@ -54,14 +58,14 @@ fn of_decoder(sizes: &[u64], args: &Args) -> Result<Memory, Failure> {
         return Err(Failure::usage(format!("sizes of `--decoder` are at most {LARGEST}")));
     }
     let fits = (0.0..=1.0).contains(&args.int4_share) && (0.0..=400.0).contains(&args.extra);
-    if !fits || args.table_bits > 64 {
+    if !fits || args.table_bits.max(u64::from(args.head_bits)) > 64 {
         return Err(Failure::usage(
             "`--int4-share` is a share from 0 to 1, `--extra` a percentage from 0 to 400, \
-             `--table-bits` at most 64",
+             `--table-bits` and `--head-bits` at most 64",
         ));
     }
     let decoder = Decoder { hidden, feed_forward, blocks, vocabulary, positions };
-    Ok(decoder.memory(args.int4_share, args.extra / 100.0, args.table_bits))
+    Ok(decoder.memory(args.int4_share, args.extra / 100.0, args.table_bits, args.head_bits))
 }
 
 /// What the manifest says.
