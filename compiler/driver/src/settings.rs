@@ -189,7 +189,7 @@ impl Settings {
         if self.int4_share.is_some_and(|s| !(0.0..=1.0).contains(&s)) {
             return Err(Failure::usage("`--int4-share` is a share from 0 to 1"));
         }
-        if aims.iter().flatten().any(|aim| !(*aim >= 0.0)) {
+        if aims.iter().flatten().any(|aim| aim.is_nan() || *aim < 0.0) {
             return Err(Failure::usage("`--gamma` and `--max-drop` are losses from 0 on"));
         }
         if ![4, 8].contains(&self.int4_activations) {
