@@ -132,6 +132,18 @@ fn the_account_is_that_of_the_file() {
     expect(&shown, 0, "");
     let shown = String::from_utf8(shown.stdout).expect("UTF-8");
     assert!(shown.contains("linears in INT4          14 100.00 %"), "{shown}");
+    // A head that is the embeddings' transpose is no memory of its own in FP16.
+    let head = |model: &str| {
+        let out = w.path("m.fqbin");
+        let args = ["compile", model, "-o", text(&out), "--method", "none", "--levels", "avx2"];
+        let done = w.fqc(&[&args[..], &["--json", "--quiet"]].concat());
+        expect(&done, 0, "");
+        let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+        assert_eq!(bytes(&report, "head"), 4 * 64 * 512);
+        report["memory"]["head"]["fp16_bytes"].as_u64()
+    };
+    assert_eq!(head(LLAMA), Some(2 * 64 * 512));
+    assert_eq!(head("../../tests/models/tiny/opt4_dy_op18_sdpa.onnx"), Some(0));
     let opt = w.fqc(&["memory", "--decoder", "4096,16384,32,50272,2050"]);
     expect(&opt, 0, "");
     let opt = String::from_utf8(opt.stdout).expect("UTF-8");
@@ -151,6 +163,7 @@ fn a_compilation_ends_with_the_short_form() {
         "8 groups, ".to_owned(),
         " % extra channels in the mean".to_owned(),
         format!("14 linear layers, {share:.1} % of the work in INT4, {:.1} %", 100.0 - share),
+        "losses are with weights to nearest; GPTQ".to_owned(),
         "times less than 0.2 MB in FP16".to_owned(),
         "MB; the model in FP16 has 0.3 MB".to_owned(),
     ] {

@@ -131,7 +131,9 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         return print_json(&report);
     }
     if !groups.is_empty() {
-        print(&format!("{}\n", analyze::table(&groups, SHOWN)))?;
+        print(&analyze::table(&groups, SHOWN))?;
+        let gptq = settings.rounding() == Rounding::Gptq && report.memory.int4.layers > 0;
+        print(if gptq { analyze::WEIGHTS } else { "" })?;
     }
     let mb = |bytes: u64| bytes as f64 / 1e6;
     print(&format!(
