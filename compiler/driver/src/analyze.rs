@@ -113,13 +113,21 @@ pub fn groups(
         return Err(Failure::usage("`--method none` quantises nothing that could be analysed"));
     }
     settings.check(float)?;
-    let chosen = pipeline::choose(float, statistics, batches, settings, cx)?;
+    let mut costs = None;
+    let mut choices = |settings: &Settings| -> Result<ByInput, Failure> {
+        cx.interrupt.check()?;
+        let aims = [settings.aim()];
+        let choose = pipeline::choose_for;
+        let mut all = choose(float, statistics, batches, settings, &aims, &mut costs, cx)?;
+        Ok(all.pop().unwrap_or_default())
+    };
+    let chosen = choices(settings)?;
     let mut at = Vec::new();
     for scheme in SCHEMES {
         let all = Settings { scheme, groups: Vec::new(), ..settings.without_aim() };
         at.push(match all == *settings {
             true => chosen.clone(),
-            false => pipeline::choose(float, statistics, batches, &all, cx)?,
+            false => choices(&all)?,
         });
     }
     measure(float, statistics, settings, &chosen, &at, cx)

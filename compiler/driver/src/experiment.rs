@@ -72,7 +72,8 @@ impl Experiment {
         let levels = vec![level.name().to_owned()];
         let settings = Settings { levels, ..settings.clone() };
         let statistics = Some(self.statistics.clone());
-        let data = Data { batches: self.batches.clone(), statistics, choices };
+        let batches = self.batches.clone();
+        let data = Data { batches, statistics, choices };
         let compiled = pipeline::compile(self.float.clone(), &settings, |_| Ok(data), cx)?;
         let extra_channels = extra_channels(&compiled);
         let weight_bytes = compiled.target.weights.len() as u64;
@@ -108,7 +109,7 @@ impl Experiment {
         let (float, statistics, batches) = (&self.float, &self.statistics, &self.batches);
         let any = at(0.0);
         any.check(float)?;
-        let choices = pipeline::choose_for(float, statistics, batches, &any, &aims, cx)?;
+        let choices = pipeline::choose_for(float, statistics, batches, &any, &aims, &mut None, cx)?;
         let mut stage = Stage::new("curve", shares.len() as u64, cx.verbosity);
         let mut outcomes = Vec::new();
         for (&share, choices) in shares.iter().zip(choices) {

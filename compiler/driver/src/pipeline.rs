@@ -124,35 +124,40 @@ pub fn choose(
     settings: &Settings,
     cx: &mut Context<'_>,
 ) -> Result<BTreeMap<String, Choice>, Failure> {
-    let all = choose_for(float, statistics, batches, settings, &[settings.aim()], cx)?;
+    let aims = [settings.aim()];
+    let all = choose_for(float, statistics, batches, settings, &aims, &mut None, cx)?;
     Ok(all.into_iter().next().unwrap_or_default())
 }
 
-/// The same for several aims, from one search.
+/// The same for several aims, from one search. What errors cost is measured if `costs` has nothing yet.
 pub fn choose_for(
     float: &Graph,
     statistics: &Statistics,
     batches: &[Batch],
     settings: &Settings,
     aims: &[Option<Aim>],
+    costs: &mut Option<Sensitivity>,
     cx: &mut Context<'_>,
 ) -> Result<Vec<BTreeMap<String, Choice>>, Failure> {
     let (heads, space) = (settings.heads(), settings.search());
     let widths = |group: &Group| settings.candidates(float, group);
     let search = Search::new(float, heads, statistics, widths, &space, cx.threads);
-    let mut costs = Sensitivity::new();
-    if aims.iter().any(Option::is_some) {
+    let even = Sensitivity::new();
+    let wanted = aims.iter().any(Option::is_some);
+    if wanted && costs.is_none() {
         if batches.is_empty() {
             warn(
                 "the statistics alone do not tell what an error in each layer costs the model, so \
                  INT4 goes by the layers' own errors; give the calibration samples beside the .fqcal",
             );
         } else {
-            let even = Arc::new(search.choices(&costs, None));
-            costs = sensitivity::measure(float, heads, &even, statistics, batches, cx)?;
+            let choices = Arc::new(search.choices(&even, None));
+            let measured = sensitivity::measure(float, heads, &choices, statistics, batches, cx)?;
+            *costs = Some(measured);
         }
     }
-    Ok(aims.iter().map(|aim| search.choices(&costs, *aim)).collect())
+    let costs = costs.as_ref().filter(|_| wanted).unwrap_or(&even);
+    Ok(aims.iter().map(|aim| search.choices(costs, *aim)).collect())
 }
 
 /// Smoothing and flattening: the graph computes what it did before.

@@ -80,8 +80,8 @@ impl CalibArgs {
             }
             batches = Arc::new(self.batches(graph)?);
         }
-        let statistics = Some(calibration.statistics);
-        Ok((Data { batches, statistics, choices: None }, calibration.origin))
+        let data = Data { batches, statistics: Some(calibration.statistics), ..Data::default() };
+        Ok((data, calibration.origin))
     }
 
     /// The samples.
