@@ -7,10 +7,12 @@ use crate::exit::{Exit, Failure};
 use crate::pipeline::{self, Context};
 use crate::progress::Stage;
 use fqc_ir::{Graph, NodeId};
+use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::{self, Heads};
 use fqc_passes::quant::stats::{ChannelStats, Statistics};
 use fqrt::{Model, Session, SessionOptions, TensorView};
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What the model's inputs are, for reading data.
@@ -41,6 +43,8 @@ pub struct Data {
     pub rare: Rare,
     /// Statistics of an earlier run.
     pub statistics: Option<Statistics>,
+    /// What was already chosen for each group.
+    pub choices: Option<BTreeMap<String, Choice>>,
 }
 
 impl From<Vec<Batch>> for Data {

@@ -20,6 +20,7 @@ pub mod html;
 pub mod interrupt;
 pub mod key;
 pub mod label;
+pub mod memory;
 pub mod metrics;
 pub mod npz;
 pub mod pipeline;

@@ -6,7 +6,7 @@ use crate::data::Batch;
 use crate::exit::{Exit, Failure};
 use crate::gptq;
 use crate::interrupt::Interrupt;
-use crate::progress::Verbosity;
+use crate::progress::{Verbosity, warn};
 use crate::sensitivity;
 use crate::settings::{Method, Rounding, Settings};
 use fqbin::{Level, TargetImage};
@@ -14,9 +14,11 @@ use fqc_import::ImportOptions;
 use fqc_ir::Graph;
 use fqc_ir::plan::{Plan, Precision};
 use fqc_passes::lower::{LowerError, lower};
+use fqc_passes::quant::assign::Aim;
 use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::Group;
 use fqc_passes::quant::insert_qdq::RoundedWeights;
+use fqc_passes::quant::nearest;
 use fqc_passes::quant::passes::{self as quant, Choices};
 use fqc_passes::quant::search::{Search, Sensitivity};
 use fqc_passes::quant::stats::Statistics;
@@ -74,15 +76,24 @@ pub fn compile<D: Into<calibrate::Data>>(
     let mut graph = float.clone();
     let mut choices = Choices::default();
     let mut seen = Statistics::new();
+    settings.check(&float)?;
     if settings.method != Method::None {
-        let calibrate::Data { batches, rare, statistics } = data(&float)?.into();
+        let calibrate::Data { batches, rare, statistics, choices: chosen } = data(&float)?.into();
         seen = match statistics {
             Some(statistics) => statistics,
             None => calibrate::run(&float, settings.heads(), &batches, &rare, cx)?,
         };
-        choices = Arc::new(choose(&float, &seen, &batches, settings, cx)?);
+        choices = Arc::new(match chosen {
+            Some(chosen) => chosen,
+            None => choose(&float, &seen, &batches, settings, cx)?,
+        });
         let rounded = match settings.rounding() {
-            Rounding::Nearest => RoundedWeights::default(),
+            // The baselines stay plain.
+            Rounding::Nearest if settings.method != Method::Flattenquant => Arc::default(),
+            Rounding::Nearest => {
+                let (heads, granularity) = (settings.heads(), settings.granularity());
+                nearest::clipped(&float, heads, &choices, &seen, granularity, cx.threads)
+            }
             Rounding::Gptq if batches.is_empty() => return Err(no_samples()),
             Rounding::Gptq => gptq::run(&float, &choices, &batches, settings, cx)?,
         };
@@ -113,15 +124,40 @@ pub fn choose(
     settings: &Settings,
     cx: &mut Context<'_>,
 ) -> Result<BTreeMap<String, Choice>, Failure> {
+    let aims = [settings.aim()];
+    let all = choose_for(float, statistics, batches, settings, &aims, &mut None, cx)?;
+    Ok(all.into_iter().next().unwrap_or_default())
+}
+
+/// The same for several aims, from one search. What errors cost is measured if `costs` has nothing yet.
+pub fn choose_for(
+    float: &Graph,
+    statistics: &Statistics,
+    batches: &[Batch],
+    settings: &Settings,
+    aims: &[Option<Aim>],
+    costs: &mut Option<Sensitivity>,
+    cx: &mut Context<'_>,
+) -> Result<Vec<BTreeMap<String, Choice>>, Failure> {
     let (heads, space) = (settings.heads(), settings.search());
     let widths = |group: &Group| settings.candidates(float, group);
     let search = Search::new(float, heads, statistics, widths, &space, cx.threads);
-    if settings.method != Method::Flattenquant || batches.is_empty() {
-        return Ok(search.choices(&Sensitivity::new(), settings.aim()));
+    let even = Sensitivity::new();
+    let wanted = settings.method == Method::Flattenquant;
+    if wanted && costs.is_none() {
+        if batches.is_empty() {
+            warn(
+                "the statistics alone do not tell what an error in each layer costs the model, so all \
+                 layers count the same; give the calibration samples beside the .fqcal",
+            );
+        } else {
+            let choices = Arc::new(search.choices(&even, None));
+            let measured = sensitivity::measure(float, heads, &choices, statistics, batches, cx)?;
+            *costs = Some(measured);
+        }
     }
-    let even = Arc::new(search.choices(&Sensitivity::new(), None));
-    let costs = sensitivity::measure(float, heads, &even, statistics, batches, cx)?;
-    Ok(search.choices(&costs, settings.aim()))
+    let costs = costs.as_ref().filter(|_| wanted).unwrap_or(&even);
+    Ok(aims.iter().map(|aim| search.choices(costs, *aim)).collect())
 }
 
 /// Smoothing and flattening: the graph computes what it did before.

@@ -9,7 +9,7 @@
 //! norm behind them divides by their size.
 
 use super::choose::{Settings, Weights};
-use super::round::rint;
+use super::round::{Granularity, rint};
 use super::stats::{ChannelStats, Peak};
 use super::widths::Widths;
 use fqc_ir::quant::q_max;
@@ -39,6 +39,8 @@ pub struct Base<'a> {
     /// `Σ_t ω_t x_tj²`.
     energy: Vec<f64>,
     signed: bool,
+    /// How many scales the weights have.
+    granularity: Granularity,
     /// How far unseen values may exceed a maximum, equally likely each.
     ratios: Vec<f32>,
     /// What the errors are divided by: the output's own energy in the same measure.
@@ -67,7 +69,25 @@ impl<'a> Base<'a> {
         let signed = !stats.non_negative();
         let total = total.max(f64::MIN_POSITIVE);
         let ratios = stats.record_ratios();
-        Base { stats, weights, widths, row_max, omega, tau, energy, signed, ratios, total }
+        let granularity = Granularity::PerChannel;
+        Base {
+            stats,
+            weights,
+            widths,
+            row_max,
+            omega,
+            tau,
+            energy,
+            signed,
+            granularity,
+            ratios,
+            total,
+        }
+    }
+
+    /// The same for weights with so many scales.
+    pub fn with(self, granularity: Granularity) -> Self {
+        Base { granularity, ..self }
     }
 
     /// The ω of a peak's row.
@@ -252,7 +272,7 @@ fn smoothing(maxima: &[f32], row_max: &[f32], alpha: f32) -> Vec<f32> {
     raw.into_iter().map(|s| s.map_or(1.0, bounded)).collect()
 }
 
-/// What rounding the weights, a scale for each column, costs: `Σ_j Σ_t ω_t x_tj² · ‖w_j - q(w_j)‖²`.
+/// What rounding the weights to nearest costs, with a scale for each column or one for all: `Σ_j Σ_t ω_t x_tj² · ‖w_j - q(w_j)‖²`.
 fn weight_error(base: &Base<'_>, smooth: &[f32]) -> f64 {
     let q = q_max(base.widths.weights, true) as f32;
     let mut steps = vec![0.0f32; base.weights.n];
@@ -260,6 +280,10 @@ fn weight_error(base: &Base<'_>, smooth: &[f32]) -> f64 {
         for (step, v) in steps.iter_mut().zip(row) {
             *step = step.max((v * s).abs() / q);
         }
+    }
+    if base.granularity == Granularity::PerTensor {
+        let largest = steps.iter().fold(0.0f32, |m, s| m.max(*s));
+        steps.fill(largest);
     }
     let inverse: Vec<f32> =
         steps.iter().map(|s| if *s >= f32::MIN_POSITIVE { 1.0 / s } else { 0.0 }).collect();

@@ -10,7 +10,7 @@ use crate::key;
 use crate::pipeline::{self, Context};
 use crate::progress::Verbosity;
 use crate::report::Report;
-use crate::settings::{Float, Method, Rounding, Scheme, Settings};
+use crate::settings::{Float, LmHead, Method, Rounding, Scheme, Settings};
 use fqbin::Image;
 use fqc_ir::{Graph, text};
 use std::path::PathBuf;
@@ -40,9 +40,9 @@ pub struct Args {
     /// [default: 8]
     #[arg(long)]
     pub max_extra: Option<f32>,
-    /// Quantise a language model's head too
-    #[arg(long)]
-    pub quantize_head: bool,
+    /// What a language model's head is computed in [default: float]
+    #[arg(long, value_enum)]
+    pub lm_head: Option<LmHead>,
     /// Bits of weights and activations [default: w8a8]
     #[arg(long, value_enum)]
     pub scheme: Option<Scheme>,
@@ -131,12 +131,16 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         return print_json(&report);
     }
     if !groups.is_empty() {
-        print(&format!("{}\n", analyze::table(&groups, SHOWN)))?;
+        print(&analyze::table(&groups, SHOWN))?;
+        let gptq = settings.rounding() == Rounding::Gptq && report.memory.int4.layers > 0;
+        print(if gptq { analyze::WEIGHTS } else { "" })?;
     }
+    let mb = |bytes: u64| bytes as f64 / 1e6;
     print(&format!(
-        "{report}\nwrote `{}`, {:.1} MB",
+        "{report}\nwrote `{}`: {:.1} MB; the model in FP16 has {:.1} MB",
         args.output.display(),
-        written.bytes as f64 / 1e6
+        mb(written.bytes),
+        mb(report.memory.total().0)
     ))
 }
 
@@ -187,15 +191,12 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
     if let Some(bits) = args.int4_activations {
         settings.int4_activations = bits;
     }
-    if ![4, 8].contains(&settings.int4_activations) {
-        return Err(Failure::usage("`--int4-activations` is 4 or 8"));
-    }
     settings.sequential |= args.sequential;
-    settings.quantize_head |= args.quantize_head;
+    settings.lm_head = args.lm_head.unwrap_or(settings.lm_head);
     settings.per_tensor_weights |= args.per_tensor_weights;
     settings.float = args.float.or(settings.float);
-    if !(0.0..=4.0).contains(&settings.max_extra) {
-        return Err(Failure::usage("`--max-extra` is a percentage from 0 to 400"));
+    if args.rounding.is_some_and(|wanted| wanted != settings.rounding()) {
+        return Err(Failure::usage("`--rounding gptq` goes with `--method flattenquant`"));
     }
     Ok(settings)
 }
