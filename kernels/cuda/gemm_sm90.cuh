@@ -80,10 +80,10 @@ struct Gemm {
         for (int index = blockIdx.x / L::kGroup; index < tiles; index += clusters) {
             Tile tile(args, index, rank);
             const int first = tile.channel + consumer * Config::kBlocks * kBlockChannels;
-            ChannelPair pairs[Config::kBlocks];
+            typename W::Pair pairs[Config::kBlocks];
 #pragma unroll
             for (int b = 0; b < Config::kBlocks; ++b) {
-                pairs[b] = W::channel_pair(args, first + b * kBlockChannels + own_channel);
+                pairs[b] = W::load_pair(args, first + b * kBlockChannels + own_channel);
             }
             // The residual of a chunk is fetched a chunk ahead, the first while K is summed; GELU
             // leaves no registers for that.

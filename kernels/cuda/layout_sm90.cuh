@@ -11,19 +11,20 @@ constexpr int kChunkTokens = 64;     // tokens of one store of the epilogue
 
 struct GemmArguments {
     TensorMap x;            // [m][k], boxes of 128 codes by kTokens / kCluster tokens, 128-byte swizzle
-    TensorMap y;            // [m][n], boxes of 64 channels by chunk tokens; f16, bf16 and s8 only
+    TensorMap y;            // [m][n], boxes of 64 channels by chunk tokens; not f32 and s32
     const u8* weights;      // [ceil(n / 64)][k_blocks] packed blocks
     const float* scale;     // [n]
     const float* bias;      // [n]
-    const u16* residual;    // [m][n], of the output's type
+    const u16* residual;    // [m][n], halves of the output's kind (f16 with codes)
+    const float* inverse;   // [n]: multiplier before rounding; code outputs only
+    const float* below;     // [n]: (digit - 1) * max of a channel; kDigits only
     void* out;              // [m][n]; f32 and s32 only
-    float requantise;       // 1 / scale of an s8 output
     int m, n, k_blocks;
     int raster;             // token tiles that are walked together, for the sake of L2
 };
 
 // Config: kInt4 (weights), kBlocks (packed blocks of a consumer), kTokens (of a tile), kStages,
-// kCluster, kSplit, kOutput, kActivation, kBias, kResidual.
+// kCluster, kSplit, kOutput, kActivation, kBias, kResidual, kDigits.
 template <class Config>
 struct Layout {
     static constexpr int kTileChannels = kConsumers * Config::kBlocks * kBlockChannels;
@@ -33,7 +34,7 @@ struct Layout {
     static constexpr int kStage = kWeightStage + kTokenStage;
     static constexpr int kTokenShare = Config::kTokens / Config::kCluster;
     static constexpr bool kStaged = Config::kOutput != Output::kF32 && Config::kOutput != Output::kS32;
-    static constexpr int kOutputBytes = Config::kOutput == Output::kS8 ? 1 : 2;
+    static constexpr int kOutputBytes = is_codes(Config::kOutput) ? 1 : 2;
     static constexpr int kChunk = Config::kTokens < kChunkTokens ? Config::kTokens : kChunkTokens;
     static constexpr int kChunkBytes = kChunk * kBlockChannels * kOutputBytes;
     static constexpr int kOutputBuffers = kStaged ? 2 : 0;
@@ -47,9 +48,8 @@ struct Layout {
     static_assert(Config::kCluster == 1 || Config::kSplit == 1, "a cluster shares tokens or splits K");
     static constexpr int kGroup = Config::kCluster * Config::kSplit;  // blocks of a cluster
 
-    // The conversion to 16 bits can do ReLU on its way.
-    static constexpr bool kLateRelu = kOutputBytes == 2 && kStaged && !Config::kResidual &&
-                                      Config::kActivation == Activation::kRelu;
+    // The conversion to 16 bits, or the cut to codes, can do ReLU on its way.
+    static constexpr bool kLateRelu = kStaged && !Config::kResidual && Config::kActivation == Activation::kRelu;
 
     using Accumulators = int[Config::kBlocks][Config::kTokens / 2];
 

@@ -1,6 +1,6 @@
-// Hopper's instructions as functions: barriers, bulk copies, the order around wgmma, register
-// hand-over. No includes, so that NVRTC needs nothing but these files. Addresses named `shared`
-// are 32-bit addresses of the shared window.
+// Instructions as functions, most of them Hopper's: barriers, bulk copies, the order around wgmma,
+// register hand-over. No includes, so that NVRTC needs nothing but these files. Addresses named
+// `shared` are 32-bit addresses of the shared window.
 #pragma once
 
 using u8 = unsigned char;
@@ -95,17 +95,21 @@ __device__ __forceinline__ void store_remote_16(u32 remote, int4 value, u32 barr
                  : "memory");
 }
 
-// ---- programmatic dependent launch -----------------------------------------------------------
+// ---- programmatic dependent launch (nothing before Hopper) -----------------------------------
 
 // Lets the next kernel of the stream start its blocks where there is room.
 __device__ __forceinline__ void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 // Waits until what the kernels before have written can be read. Nothing before it may read or
 // write what they write or read.
 __device__ __forceinline__ void launch_wait() {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 // ---- copies between global and shared memory ------------------------------------------------

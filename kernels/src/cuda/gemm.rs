@@ -4,13 +4,16 @@ use super::pack::{BLOCK_CHANNELS, BLOCK_K, block_bytes};
 use super::wgmma;
 use std::fmt;
 
-/// How weights lie in memory. Multiplication is INT8 either way.
+/// How weights lie in memory. Multiplication is INT8 unless they are `Native4`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Weights {
     /// One byte a code.
     Int8,
     /// Half a byte a code.
     Int4,
+    /// Half a byte a code, multiplied by activations that are INT4 as well. The instruction exists
+    /// before Hopper; there it is emulated, at a fortieth of the rate.
+    Native4,
 }
 
 /// Activation of the epilogue.
@@ -39,8 +42,15 @@ pub enum Output {
     F32,
     /// The accumulators themselves; neither scale, bias, activation nor residual is applied.
     S32,
-    /// Codes, re-quantised with a static scale.
+    /// Codes from -127 to 127, one digit a channel: `c = rint(y * inverse[o])` and
+    /// `sgn(c) * clamp(|c| - below[o], 0, 127)`.
     S8,
+    /// The same from 0 to 255.
+    U8,
+    /// The same from -7 to 7, a byte each.
+    S4,
+    /// The same from 0 to 15, a byte each.
+    U4,
 }
 
 impl Output {
@@ -49,8 +59,13 @@ impl Output {
         match self {
             Self::F16 | Self::Bf16 => 2,
             Self::F32 | Self::S32 => 4,
-            Self::S8 => 1,
+            Self::S8 | Self::U8 | Self::S4 | Self::U4 => 1,
         }
+    }
+
+    /// Whether results are codes.
+    pub fn codes(self) -> bool {
+        self.bytes() == 1
     }
 
     /// Whether results go through shared memory and a tensor map.
@@ -81,8 +96,12 @@ pub struct GemmConfig {
     pub activation: Activation,
     /// Whether a bias is added.
     pub bias: bool,
-    /// Whether a residual of the output's type (f16 with s8) is added.
+    /// Whether a residual of the output's type (f16 with codes) is added.
     pub residual: bool,
+    /// Whether activations are bytes from 0 to 255; from -128 to 127 otherwise.
+    pub unsigned: bool,
+    /// Whether a channel of a code output may be a higher digit; all are the first otherwise.
+    pub digits: bool,
 }
 
 /// Shared memory that a block of a Hopper GPU can have.
@@ -148,8 +167,14 @@ impl GemmConfig {
         if !matches!(self.split, 1 | 2 | 4 | 8) || self.cluster > 1 && self.split > 1 {
             return Some(format!("K split {} ways in a cluster of {}", self.split, self.cluster));
         }
-        if self.output == Output::S8 && chunk < 32 {
-            return Some("s8 results want at least 32 tokens".into());
+        if self.weights == Weights::Native4 {
+            return Some("Hopper multiplies INT4 weights as INT8".into());
+        }
+        if self.output.codes() && chunk < 32 {
+            return Some("codes want at least 32 tokens".into());
+        }
+        if self.digits && !self.output.codes() {
+            return Some(format!("digits of {:?} results", self.output));
         }
         if self.residual && !self.output.staged() {
             return Some(format!("a residual with {:?} results", self.output));
@@ -180,10 +205,14 @@ impl GemmConfig {
             activation,
             bias,
             residual,
+            unsigned,
+            digits,
         } = *self;
+        let type_of_tokens = if unsigned { "u8" } else { "s8" };
         let int4 = weights == Weights::Int4;
         format!(
-            "#include \"gemm_sm90.cuh\"
+            "#define FQC_TOKENS \"{type_of_tokens}\"
+#include \"gemm_sm90.cuh\"
 
 struct Config {{
     static constexpr bool kInt4 = {int4};
@@ -196,6 +225,7 @@ struct Config {{
     static constexpr Activation kActivation = Activation::k{activation:?};
     static constexpr bool kBias = {bias};
     static constexpr bool kResidual = {residual};
+    static constexpr bool kDigits = {digits};
 }};
 
 static_assert(Gemm<Config>::kSharedBytes == {shared}, \"the host counts shared memory alike\");
@@ -217,7 +247,8 @@ impl fmt::Display for GemmConfig {
         let weights = if self.weights == Weights::Int4 { "w4a8" } else { "w8a8" };
         write!(
             f,
-            "gemm_sm90_{weights}_{}x{}_s{}_c{}_k{}_{:?}",
+            "gemm_sm90_{weights}{}_{}x{}_s{}_c{}_k{}_{:?}",
+            if self.unsigned { "u" } else { "" },
             self.tile_channels(),
             self.tokens,
             self.stages,
@@ -231,8 +262,8 @@ impl fmt::Display for GemmConfig {
         if self.bias {
             f.write_str("_bias")?;
         }
-        if self.residual {
-            f.write_str("_residual")?;
+        for (set, name) in [(self.residual, "_residual"), (self.digits, "_digits")] {
+            f.write_str(if set { name } else { "" })?;
         }
         Ok(())
     }
@@ -253,6 +284,8 @@ mod tests {
         activation: Activation::Relu,
         bias: true,
         residual: false,
+        unsigned: false,
+        digits: false,
     };
 
     #[test]
@@ -284,5 +317,7 @@ mod tests {
         assert!(fault(plain).contains("a residual with S32"));
         let s8 = GemmConfig { tokens: 16, output: Output::S8, cluster: 1, ..WIDE };
         assert!(fault(s8).contains("32 tokens"));
+        assert!(fault(GemmConfig { weights: Weights::Native4, ..WIDE }).contains("as INT8"));
+        assert!(fault(GemmConfig { digits: true, ..WIDE }).contains("digits of F16"));
     }
 }

@@ -4,11 +4,13 @@
 //! configuration; it prints the few lines that specialise a source, and codegen compiles them.
 
 pub mod gemm;
+pub mod gemm_sm80;
 pub mod pack;
+pub mod quantize;
 pub mod wgmma;
 
 /// Every source by the name that `#include` gives it.
-pub const SOURCES: [(&str, &str); 7] = [
+pub const SOURCES: [(&str, &str); 10] = [
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
     ("wgmma.cuh", include_str!("../../cuda/wgmma.cuh")),
     ("epilogue.cuh", include_str!("../../cuda/epilogue.cuh")),
@@ -16,4 +18,7 @@ pub const SOURCES: [(&str, &str); 7] = [
     ("mainloop_sm90.cuh", include_str!("../../cuda/mainloop_sm90.cuh")),
     ("writeback_sm90.cuh", include_str!("../../cuda/writeback_sm90.cuh")),
     ("gemm_sm90.cuh", include_str!("../../cuda/gemm_sm90.cuh")),
+    ("mma.cuh", include_str!("../../cuda/mma.cuh")),
+    ("gemm_sm80.cuh", include_str!("../../cuda/gemm_sm80.cuh")),
+    ("quantize.cuh", include_str!("../../cuda/quantize.cuh")),
 ];

@@ -53,6 +53,17 @@ pub fn pack_int4(w: &[i8], n: usize, k: usize) -> Vec<u8> {
     })
 }
 
+/// Packs a row-major `[n, k]` weight of INT4 codes, `k` even, for the native instruction: as
+/// [`pack_int8`] packs bytes of two codes, the earlier in the low half. A block has 256 codes of K.
+pub fn pack_native4(w: &[i8], n: usize, k: usize) -> Vec<u8> {
+    pack_int8(&pack_pairs(w), n, k / 2)
+}
+
+/// Two codes of four bits a byte, the earlier in the low half; as native INT4 activations lie.
+pub fn pack_pairs(codes: &[i8]) -> Vec<i8> {
+    codes.chunks_exact(2).map(|pair| pair[0] & 0xf | pair[1] << 4).collect()
+}
+
 fn pack(
     w: &[i8],
     n: usize,

@@ -10,11 +10,15 @@ pub const TOKENS: [u32; 7] = [8, 16, 32, 64, 128, 192, 256];
 const HEAD: &str = "\
 // Integer wgmma as functions: 64 rows of A by kN columns of B, 32 codes deep, into s32.
 // A comes from shared memory (a descriptor) or from registers; B always from shared memory.
-// With `accumulate` zero the old accumulators are forgotten.
+// With `accumulate` zero the old accumulators are forgotten. FQC_TOKENS is the type of B: s8 or u8.
 // Printed by kernels/src/cuda/wgmma.rs.
 #pragma once
 
 #include \"ptx.cuh\"
+
+#ifndef FQC_TOKENS
+#define FQC_TOKENS \"s8\"
+#endif
 
 template <int kN>
 struct Wgmma;
@@ -51,7 +55,10 @@ fn function(text: &mut String, n: u32, registers: bool) {
         "        asm volatile(\"{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{}, 0;\\n\"",
         next + 1
     );
-    let _ = writeln!(text, "            \"wgmma.mma_async.sync.aligned.m64n{n}k32.s32.s8.s8 {{\"");
+    let _ = writeln!(
+        text,
+        "            \"wgmma.mma_async.sync.aligned.m64n{n}k32.s32.s8.\" FQC_TOKENS \" {{\""
+    );
     lines(text, accumulators, 16, |i| format!("%{i}"), "            \"", ", \"", "\"");
     let _ = writeln!(text, "            \"}}, {a_text}, %{next}, p;\\n}}\"");
     lines(text, accumulators, 8, |i| format!("\"+r\"(d[{i}])"), "            ", ",", "");

@@ -4,7 +4,7 @@ use crate::device::{Buffer, Device, address};
 use anyhow::Result;
 use cudarc::driver::sys::{self, CUtensorMap, CUtensorMapDataType, CUtensorMapSwizzle};
 use cudarc::driver::{CudaFunction, DeviceRepr};
-use fqc_kernels::cuda::gemm::{GemmConfig, Output, THREADS};
+use fqc_kernels::cuda::gemm::{GemmConfig, THREADS};
 use fqc_kernels::cuda::pack::{BLOCK_K, k_blocks};
 
 #[derive(Clone, Copy)]
@@ -21,8 +21,9 @@ pub struct Arguments {
     scale: u64,
     bias: u64,
     residual: u64,
+    inverse: u64,
+    below: u64,
     out: u64,
-    requantise: f32,
     m: i32,
     n: i32,
     k_blocks: i32,
@@ -46,12 +47,13 @@ pub struct Operands<'a> {
     pub scale: &'a Buffer,
     pub bias: &'a Buffer,
     pub residual: &'a Buffer,
+    pub inverse: &'a Buffer,
+    pub below: &'a Buffer,
     pub out: &'a Buffer,
-    pub requantise: f32,
 }
 
 /// Token tiles that are walked together: enough that both operands come from L2.
-const RASTER: i32 = 8;
+pub const RASTER: i32 = 8;
 
 pub struct Gemm {
     config: GemmConfig,
@@ -80,7 +82,7 @@ impl Gemm {
         )?;
         let y = if config.output.staged() {
             let (kind, swizzle) = match config.output {
-                Output::S8 => (
+                output if output.codes() => (
                     CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
                     CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
                 ),
@@ -116,8 +118,9 @@ impl Gemm {
                 scale: at(operands.scale),
                 bias: at(operands.bias),
                 residual: at(operands.residual),
+                inverse: at(operands.inverse),
+                below: at(operands.below),
                 out: at(operands.out),
-                requantise: operands.requantise,
                 m: shape.m as i32,
                 n: shape.n as i32,
                 k_blocks: k_blocks(shape.k) as i32,
