@@ -49,6 +49,8 @@ struct Quantize {
     // Without the normalised floats, gamma and inverse are one factor.
     static constexpr bool kFolded = kNormed && !Config::kFloat;
     static constexpr Output kHalves = Config::kElement == Element::kBf16 ? Output::kBf16 : Output::kF16;
+    // Rows of floats are twice the registers, and fetched when it is their turn.
+    static constexpr bool kAhead = Config::kElement != Element::kF32;
     static_assert(Config::kThreads % 32 == 0, "whole warps");
 
     // Wide codes cut to 16 bits, which no digit can tell from wider ones; partial sums.
@@ -296,14 +298,15 @@ struct Quantize {
             load(x, args.x, row, args.x_pitch, args.width);
             if (Config::kCombine != Combine::kNone) load(other, args.other, row, args.other_pitch, args.width);
         };
-        fetch();
+        if (kAhead) fetch();
         while (row < args.rows) {
             const int now = row;
+            if (!kAhead) fetch();
             Values values;
             unpack(values, x);
             combine(values, other);
             row += gridDim.x;
-            fetch();
+            if (kAhead) fetch();
             if constexpr (Config::kSum) store(values, args.sum, now, args.width);
             if constexpr (kNormed) normalise(shared, values, slot, args.width, args.epsilon);
 #pragma unroll

@@ -3,6 +3,7 @@
 //! The sources under `kernels/cuda` include nothing but each other. An instance is a named
 //! configuration; it prints the few lines that specialise a source, and codegen compiles them.
 
+pub mod attention;
 pub mod gemm;
 pub mod gemm_sm80;
 pub mod pack;
@@ -10,7 +11,7 @@ pub mod quantize;
 pub mod wgmma;
 
 /// Every source by the name that `#include` gives it.
-pub const SOURCES: [(&str, &str); 10] = [
+pub const SOURCES: [(&str, &str); 11] = [
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
     ("wgmma.cuh", include_str!("../../cuda/wgmma.cuh")),
     ("epilogue.cuh", include_str!("../../cuda/epilogue.cuh")),
@@ -18,6 +19,7 @@ pub const SOURCES: [(&str, &str); 10] = [
     ("mainloop_sm90.cuh", include_str!("../../cuda/mainloop_sm90.cuh")),
     ("writeback_sm90.cuh", include_str!("../../cuda/writeback_sm90.cuh")),
     ("gemm_sm90.cuh", include_str!("../../cuda/gemm_sm90.cuh")),
+    ("attention.cuh", include_str!("../../cuda/attention.cuh")),
     ("mma.cuh", include_str!("../../cuda/mma.cuh")),
     ("gemm_sm80.cuh", include_str!("../../cuda/gemm_sm80.cuh")),
     ("quantize.cuh", include_str!("../../cuda/quantize.cuh")),

@@ -118,7 +118,7 @@ fn multiply(x: &[i16], w: &[i8], Shape { n, k, .. }: Shape) -> Vec<i32> {
     out
 }
 
-fn threads() -> usize {
+pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

@@ -1,5 +1,6 @@
 //! Checks and benchmarks the CUDA kernels on a machine with a GPU.
 
+mod attention;
 mod bench;
 mod check;
 mod device;
@@ -37,7 +38,7 @@ usage: fqc-cuda-bench COMMAND [OPTION VALUE]...
   --layers FIRST..END   layers to time, of six
   --shapes N            check the first N shapes only
   --only TEXT           instances whose names contain the text
-  --part NAME           gemm or quantize alone
+  --part NAME           gemm, quantize or attention alone
 
 Kernels are cached in $FQC_CACHE/cubins (.cache by default). NVRTC is found in $FQC_NVRTC, in
 /usr/local/cuda/lib64 or where `cargo xtask fetch nvrtc` puts it; cublasLt by the loader.";
@@ -107,8 +108,11 @@ fn compile(options: &Options) -> Result<()> {
     let cache = Cache::new(format!("{folder}/cubins"), Nvrtc::load()?);
     let products = instances::all().into_iter().map(|p| (p.to_string(), p.source()));
     let quantizers = quantize::all().into_iter().map(|q| (q.to_string(), q.source()));
-    let sources: BTreeMap<String, String> =
-        products.chain(quantizers).filter(|(name, _)| name.contains(&options.only)).collect();
+    let sources: BTreeMap<String, String> = products
+        .chain(quantizers)
+        .chain(attention::all())
+        .filter(|(name, _)| name.contains(&options.only))
+        .collect();
     let (sources, next) = (Vec::from_iter(sources), AtomicUsize::new(0));
     let work = || -> Result<()> {
         while let Some((name, source)) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -130,6 +134,9 @@ fn check(options: &Options) -> Result<()> {
     let device = Device::open()?;
     if options.wants("quantize") {
         quantize::check(&device, &options.only)?;
+    }
+    if options.wants("attention") {
+        attention::check(&device, &options.only)?;
     }
     if options.wants("gemm") {
         let mut products = instances::checked();
@@ -158,6 +165,9 @@ fn bench(options: &Options) -> Result<()> {
         quantize::bench(&device, bandwidth * 1e9, &options.tokens, &options.only)?
             .iter()
             .try_for_each(&mut write)?;
+    }
+    if options.wants("attention") {
+        attention::bench(&device, &options.only)?.iter().try_for_each(&mut write)?;
     }
     let mut summary = Summary::default();
     let tokens = if options.wants("gemm") { &options.tokens[..] } else { &[] };

@@ -1,5 +1,6 @@
 //! Launches, checks and times `quantize.cuh`.
 
+use crate::check::threads;
 use crate::device::{Buffer, Device, address};
 use crate::random::{self, Random};
 use crate::timing::{self, Entry, ROTATION, round};
@@ -10,6 +11,7 @@ use fqc_kernels::cuda::gemm::Activation;
 use fqc_kernels::cuda::quantize::{Codes, Combine, Element, Norm, QuantizeConfig, pack_tail};
 use half::{bf16, f16};
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// `QuantizeArguments` of the source.
 #[derive(Clone, Copy)]
@@ -307,7 +309,7 @@ const POISON: u8 = 0xa5;
 pub fn check(device: &Device, only: &str) -> Result<()> {
     let mut count = 0;
     for width in WIDTHS {
-        for rows in [1, 7, 1021] {
+        for rows in [1, 7, 301] {
             let problem = Problem::new(rows, width);
             for config in checked(width) {
                 if config.to_string().contains(only) {
@@ -356,38 +358,70 @@ fn check_one(device: &Device, config: &QuantizeConfig, problem: &Problem) -> Res
     }
     let sum = download(device, element, &outputs[0])?;
     let normal = download(device, element, &outputs[1])?;
-    for row in 0..rows {
-        let (v, y) = problem.expected(config, row);
-        for column in 0..padded {
-            let at = row * padded + column;
-            let place = || format!("{config} at {rows} x {width}, row {row}, column {column}");
-            let got = match config.codes {
-                Codes { packed: true, signed, .. } => {
-                    let half = codes[at / 2] >> (at % 2 * 4) & 0xf;
-                    if signed { ((half as i8) << 4 >> 4) as i32 } else { i32::from(half) }
-                }
-                Codes { signed: true, .. } => i32::from(codes[at] as i8),
-                _ => i32::from(codes[at]),
-            };
-            let wanted = match source(problem, column) {
-                Some((j, k)) => allowed(config, problem, &y, j, k),
-                None => [0, 0],
-            };
-            if !(wanted[0].min(wanted[1])..=wanted[0].max(wanted[1])).contains(&got) {
-                bail!("{}: {got} instead of {wanted:?}", place());
+    let results = Results { padded, codes, sum, normal };
+    let next = AtomicUsize::new(0);
+    let search = || -> Result<()> {
+        loop {
+            let row = next.fetch_add(1, Ordering::Relaxed);
+            if row >= rows {
+                return Ok(());
             }
-            if column < width && config.sum {
-                let wanted = as_element(element, v[column]);
-                if sum[row * width + column] != wanted {
-                    bail!("{}: sum {} instead of {wanted}", place(), sum[row * width + column]);
-                }
+            check_row(config, problem, &results, row)?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads()).map(|_| scope.spawn(search)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("a worker that ends"))
+    })
+}
+
+/// What came back from the device.
+struct Results {
+    padded: usize,
+    codes: Vec<u8>,
+    sum: Vec<f32>,
+    normal: Vec<f32>,
+}
+
+fn check_row(
+    config: &QuantizeConfig,
+    problem: &Problem,
+    results: &Results,
+    row: usize,
+) -> Result<()> {
+    let Rows { rows, width, .. } = problem.rows;
+    let Results { padded, ref codes, ref sum, ref normal } = *results;
+    let element = config.element;
+    let (v, y) = problem.expected(config, row);
+    for column in 0..padded {
+        let at = row * padded + column;
+        let place = || format!("{config} at {rows} x {width}, row {row}, column {column}");
+        let got = match config.codes {
+            Codes { packed: true, signed, .. } => {
+                let half = codes[at / 2] >> (at % 2 * 4) & 0xf;
+                if signed { ((half as i8) << 4 >> 4) as i32 } else { i32::from(half) }
             }
-            if column < width && config.float {
-                let (got, wanted) = (f64::from(normal[row * width + column]), y[column]);
-                let step = if element == Element::Bf16 { 1.0 / 256.0 } else { 1.0 / 2048.0 };
-                if (got - wanted).abs() > step * wanted.abs() + 1e-5 {
-                    bail!("{}: {got} instead of {wanted}", place());
-                }
+            Codes { signed: true, .. } => i32::from(codes[at] as i8),
+            _ => i32::from(codes[at]),
+        };
+        let wanted = match source(problem, column) {
+            Some((j, k)) => allowed(config, problem, &y, j, k),
+            None => [0, 0],
+        };
+        if !(wanted[0].min(wanted[1])..=wanted[0].max(wanted[1])).contains(&got) {
+            bail!("{}: {got} instead of {wanted:?}", place());
+        }
+        if column < width && config.sum {
+            let wanted = as_element(element, v[column]);
+            if sum[row * width + column] != wanted {
+                bail!("{}: sum {} instead of {wanted}", place(), sum[row * width + column]);
+            }
+        }
+        if column < width && config.float {
+            let (got, wanted) = (f64::from(normal[row * width + column]), y[column]);
+            let step = if element == Element::Bf16 { 1.0 / 256.0 } else { 1.0 / 2048.0 };
+            if (got - wanted).abs() > step * wanted.abs() + 1e-5 {
+                bail!("{}: {got} instead of {wanted}", place());
             }
         }
     }

@@ -1,0 +1,428 @@
+//! Launches, checks and times `attention.cuh`.
+
+use crate::device::{Buffer, Device, address};
+use crate::random::{self, Random};
+use crate::timing::{self, Entry, ROTATION, round};
+use anyhow::{Result, bail};
+use cudarc::driver::{CudaFunction, DeviceRepr};
+use fqc_kernels::cuda::attention::{AttentionConfig, SUM_THREADS};
+use fqc_kernels::cuda::gemm::Output;
+use half::{bf16, f16};
+use serde_json::{Value, json};
+
+/// Elements from one batch, head and row to the next.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Strides {
+    pub batch: i64,
+    pub head: i64,
+    pub row: i64,
+}
+
+/// `AttentionArguments` of the source.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Arguments {
+    q: u64,
+    k: u64,
+    v: u64,
+    out: u64,
+    mask: u64,
+    partial: u64,
+    inverse: u64,
+    strides: [Strides; 4],
+    mask_strides: [i64; 4],
+    batch: i32,
+    queries: i32,
+    keys: i32,
+    heads: i32,
+    group: i32,
+    splits: i32,
+    scale: f32,
+}
+
+// SAFETY: the layout is that of the kernel's parameter.
+unsafe impl DeviceRepr for Arguments {}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub batch: usize,
+    pub heads: usize,
+    /// Query heads of a key head.
+    pub group: usize,
+    pub queries: usize,
+    pub keys: usize,
+    pub dim: usize,
+}
+
+impl Shape {
+    fn rows(&self) -> usize {
+        self.queries * self.group
+    }
+
+    /// Strides of `[batch][sequence][heads][dim]`, which is how projections leave them.
+    pub fn strides(&self, sequence: usize, heads: usize) -> Strides {
+        let row = (heads * self.dim) as i64;
+        Strides { batch: sequence as i64 * row, head: self.dim as i64, row }
+    }
+
+    fn operations(&self, causal: bool) -> f64 {
+        let pairs = if causal {
+            (0..self.queries).map(|q| self.keys + q + 1 - self.queries).sum()
+        } else {
+            self.queries * self.keys
+        };
+        4.0 * (self.batch * self.heads * self.dim) as f64 * pairs as f64
+    }
+}
+
+/// Addresses and strides of q, k, v and the result.
+pub struct Operands<'a> {
+    pub addresses: [u64; 4],
+    pub strides: [Strides; 4],
+    /// `[batch][keys]`, the same for all heads and queries.
+    pub mask: Option<&'a Buffer>,
+    pub inverse: Option<&'a Buffer>,
+    pub partial: &'a Buffer,
+}
+
+pub struct Attention {
+    kernel: CudaFunction,
+    sum: Option<CudaFunction>,
+    arguments: Arguments,
+    grid: [u32; 3],
+    threads: u32,
+    shared_bytes: usize,
+}
+
+/// Parts of the keys of a launch.
+pub fn splits(device: &Device, config: &AttentionConfig, shape: Shape) -> usize {
+    let tiles = shape.rows().div_ceil(config.rows());
+    let blocks = tiles * shape.heads / shape.group * shape.batch;
+    config.splits(blocks, shape.keys, device.processors as usize)
+}
+
+impl Attention {
+    pub fn new(
+        device: &Device,
+        config: &AttentionConfig,
+        shape: Shape,
+        operands: &Operands,
+    ) -> Result<Self> {
+        let shared_bytes = config.shared_bytes();
+        let kernel = device.kernel(&config.to_string(), || config.source(), shared_bytes)?;
+        let sum = match config.split {
+            true => Some(device.kernel(&config.sum_name(), || config.sum_source(), 0)?),
+            false => None,
+        };
+        let tiles = shape.rows().div_ceil(config.rows());
+        let splits = splits(device, config, shape);
+        let [q, k, v, out] = operands.addresses;
+        let at = |buffer: &Buffer| address(buffer, &device.stream);
+        Ok(Self {
+            kernel,
+            sum,
+            arguments: Arguments {
+                q,
+                k,
+                v,
+                out,
+                mask: operands.mask.map_or(0, at),
+                partial: at(operands.partial),
+                inverse: operands.inverse.map_or(0, at),
+                strides: operands.strides,
+                mask_strides: [shape.keys as i64, 0, 0, 1],
+                batch: shape.batch as i32,
+                queries: shape.queries as i32,
+                keys: shape.keys as i32,
+                heads: shape.heads as i32,
+                group: shape.group as i32,
+                splits: splits as i32,
+                scale: 1.0 / (shape.dim as f32).sqrt(),
+            },
+            grid: [(tiles * splits) as u32, (shape.heads / shape.group) as u32, shape.batch as u32],
+            threads: config.threads(),
+            shared_bytes,
+        })
+    }
+
+    pub fn launch(&self, device: &Device) -> Result<()> {
+        let Self { kernel, sum, arguments, grid, threads, shared_bytes } = self;
+        device.launch_grid(kernel, arguments, *grid, *threads, *shared_bytes, true)?;
+        let Some(sum) = sum else {
+            return Ok(());
+        };
+        let rows = (arguments.batch * arguments.heads * arguments.queries) as u32;
+        device.launch(sum, arguments, rows.div_ceil(SUM_THREADS / 32), SUM_THREADS, 0, true)
+    }
+}
+
+const BASE: AttentionConfig = AttentionConfig {
+    dim: 64,
+    keys: 64,
+    warps: 4,
+    row_tiles: 1,
+    causal: false,
+    mask: false,
+    split: false,
+    output: Output::F16,
+};
+
+/// (batch, heads, group, queries, keys): square and ragged, cached keys, a single query.
+const SHAPES: [(usize, usize, usize, usize, usize); 8] = [
+    (1, 2, 1, 1, 1),
+    (2, 3, 1, 65, 65),
+    (1, 4, 4, 33, 97),
+    (2, 6, 3, 128, 128),
+    (1, 2, 2, 300, 300),
+    (1, 8, 8, 1, 777),
+    (3, 4, 1, 1, 1500),
+    (1, 6, 2, 5, 2049),
+];
+
+fn checked(shape: Shape) -> Vec<AttentionConfig> {
+    let base = BASE.for_rows(shape.dim as u32, shape.rows());
+    let mut all = Vec::new();
+    for (causal, mask) in [(false, false), (true, false), (false, true), (true, true)] {
+        let config = AttentionConfig { causal, mask, ..base };
+        all.push(config);
+        all.push(AttentionConfig { split: true, ..config });
+    }
+    all.push(AttentionConfig { output: Output::Bf16, ..base });
+    for split in [false, true] {
+        all.push(AttentionConfig { output: Output::S8, split, ..base });
+    }
+    all
+}
+
+/// Shapes that are timed: prefill and decode.
+const TIMED: [(Shape, bool); 8] = [
+    (Shape { batch: 1, heads: 32, group: 1, queries: 2048, keys: 2048, dim: 128 }, true),
+    (Shape { batch: 8, heads: 32, group: 1, queries: 256, keys: 256, dim: 128 }, true),
+    (Shape { batch: 4, heads: 32, group: 1, queries: 2048, keys: 2048, dim: 128 }, true),
+    (Shape { batch: 4, heads: 32, group: 4, queries: 2048, keys: 2048, dim: 64 }, true),
+    (Shape { batch: 32, heads: 12, group: 1, queries: 128, keys: 128, dim: 32 }, false),
+    (Shape { batch: 1, heads: 32, group: 1, queries: 1, keys: 4096, dim: 128 }, true),
+    (Shape { batch: 16, heads: 32, group: 4, queries: 1, keys: 4096, dim: 128 }, true),
+    (Shape { batch: 1, heads: 9, group: 3, queries: 1, keys: 2048, dim: 64 }, true),
+];
+
+fn timed(shape: Shape, causal: bool) -> AttentionConfig {
+    let split = shape.queries == 1;
+    AttentionConfig { causal, split, ..BASE }.for_rows(shape.dim as u32, shape.rows())
+}
+
+fn shapes() -> impl Iterator<Item = Shape> {
+    SHAPES.into_iter().flat_map(|(batch, heads, group, queries, keys)| {
+        [32, 64, 128].map(|dim| Shape { batch, heads, group, queries, keys, dim })
+    })
+}
+
+/// Every kernel that a command uses, by name.
+pub fn all() -> Vec<(String, String)> {
+    let timed = TIMED.map(|(shape, causal)| timed(shape, causal));
+    let configs = shapes().flat_map(checked).chain(timed);
+    configs
+        .flat_map(|config| {
+            let sum = config.split.then(|| (config.sum_name(), config.sum_source()));
+            [Some((config.to_string(), config.source())), sum].into_iter().flatten()
+        })
+        .collect()
+}
+
+struct Problem {
+    shape: Shape,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    mask: Vec<f32>,
+    inverse: Vec<f32>,
+}
+
+const POISON: u8 = 0xa5;
+
+/// Checks every instance on every shape against sums of f64.
+pub fn check(device: &Device, only: &str) -> Result<()> {
+    let mut count = 0;
+    for shape in shapes() {
+        let Shape { batch, heads, group, queries, keys, dim } = shape;
+        let mut random = Random::new((queries * 7 + keys * 3 + dim) as u64);
+        let mut halves = |count: usize, size: f32| -> Vec<f32> {
+            let values = random.floats(count, -size, size);
+            // Numbers that both kinds of halves hold.
+            values.iter().map(|&v| bf16::from_f32(v).to_f32()).collect()
+        };
+        let keyed = batch * keys * heads / group * dim;
+        let problem = Problem {
+            shape,
+            q: halves(batch * queries * heads * dim, 3.0),
+            k: halves(keyed, 3.0),
+            v: halves(keyed, 2.0),
+            mask: halves(batch * keys, 2.0)
+                .iter()
+                .enumerate()
+                .map(|(i, &m)| if i % 5 == 2 { f32::MIN } else { m })
+                .collect(),
+            inverse: random.floats(heads * dim, 50.0, 90.0),
+        };
+        for config in checked(shape) {
+            if config.to_string().contains(only) {
+                check_one(device, &config, &problem)?;
+                count += 1;
+            }
+        }
+    }
+    println!("{count} attentions are right");
+    Ok(())
+}
+
+fn check_one(device: &Device, config: &AttentionConfig, problem: &Problem) -> Result<()> {
+    let Shape { batch, heads, group, queries, keys, dim } = problem.shape;
+    let upload = |values: &[f32]| -> Result<Buffer> {
+        if config.output == Output::Bf16 {
+            device.upload(&values.iter().map(|&v| bf16::from_f32(v)).collect::<Vec<_>>())
+        } else {
+            device.upload(&values.iter().map(|&v| f16::from_f32(v)).collect::<Vec<_>>())
+        }
+    };
+    let (q, k, v) = (upload(&problem.q)?, upload(&problem.k)?, upload(&problem.v)?);
+    let elements = batch * queries * heads * dim;
+    let bytes = elements * config.output.bytes();
+    let out = device.filled(bytes + 64, POISON)?;
+    let splits = splits(device, config, problem.shape);
+    let partial = config.partial_bytes(splits, batch, heads, queries);
+    let at = |buffer: &Buffer| address(buffer, &device.stream);
+    let key_strides = problem.shape.strides(keys, heads / group);
+    let query_strides = problem.shape.strides(queries, heads);
+    let operands = Operands {
+        addresses: [at(&q), at(&k), at(&v), at(&out)],
+        strides: [query_strides, key_strides, key_strides, query_strides],
+        mask: Some(&device.upload(&problem.mask)?),
+        inverse: Some(&device.upload(&problem.inverse)?),
+        partial: &device.filled(partial, POISON)?,
+    };
+    Attention::new(device, config, problem.shape, &operands)?.launch(device)?;
+    let result = device.download(&out)?;
+    let place = |at: usize| format!("{config} at {:?}, element {at}", problem.shape);
+    if result[bytes..].iter().any(|&byte| byte != POISON) {
+        bail!("{}: writes past its result", place(elements));
+    }
+    for row in 0..batch * queries * heads {
+        let wanted = expected(config, problem, row);
+        for (column, &wanted) in wanted.iter().enumerate() {
+            let at = row * dim + column;
+            let pair = || [result[at * 2], result[at * 2 + 1]];
+            // Probabilities are rounded to halves, then the result.
+            let (got, step, wanted) = match config.output {
+                Output::Bf16 => (bf16::from_le_bytes(pair()).to_f64(), 1.0 / 128.0, wanted),
+                Output::F16 => (f16::from_le_bytes(pair()).to_f64(), 1.0 / 1024.0, wanted),
+                _ => {
+                    let inverse = problem.inverse[row % heads * dim + column];
+                    let wanted = (wanted * f64::from(inverse)).clamp(-127.0, 127.0);
+                    (f64::from(result[at] as i8), 1.0 / 1024.0, wanted)
+                }
+            };
+            let rounding = if config.output.codes() { 0.5 } else { 0.0 };
+            let allowed = rounding + step * if config.output.codes() { 200.0 } else { 2.0 };
+            if !((got - wanted).abs() <= allowed) {
+                bail!("{}: {got} instead of {wanted}", place(at));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Row `row` of `[batch][queries][heads]` by the definition.
+fn expected(config: &AttentionConfig, problem: &Problem, row: usize) -> Vec<f64> {
+    let Shape { heads, group, queries, keys, dim, .. } = problem.shape;
+    let (head, query, batch) = (row % heads, row / heads % queries, row / heads / queries);
+    let key_heads = heads / group;
+    let of_key = |values: &[f32], key: usize, i: usize| {
+        f64::from(values[((batch * keys + key) * key_heads + head / group) * dim + i])
+    };
+    let visible = if config.causal { (keys + query + 1).saturating_sub(queries) } else { keys };
+    let scores: Vec<f64> = (0..visible.min(keys))
+        .map(|key| {
+            let dot: f64 = (0..dim)
+                .map(|i| f64::from(problem.q[row * dim + i]) * of_key(&problem.k, key, i))
+                .sum();
+            let mask = if config.mask { problem.mask[batch * keys + key] } else { 0.0 };
+            dot / (dim as f64).sqrt() + f64::from(mask)
+        })
+        .collect();
+    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|&s| (s - top).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    (0..dim)
+        .map(|i| {
+            let sum: f64 =
+                weights.iter().enumerate().map(|(key, w)| w * of_key(&problem.v, key, i)).sum();
+            sum / total
+        })
+        .collect()
+}
+
+/// Times the shapes; `tests/cuda/torch_baseline.py` times torch's on the same.
+pub fn bench(device: &Device, only: &str) -> Result<Vec<Value>> {
+    let mut records = Vec::new();
+    for (shape, causal) in TIMED {
+        let config = timed(shape, causal);
+        let Shape { batch, heads, group, queries, keys, dim } = shape;
+        if !config.to_string().contains(only) {
+            continue;
+        }
+        let (query_elements, key_elements) =
+            (batch * queries * heads * dim, batch * keys * heads / group * dim);
+        let sets = (ROTATION / (4 * (query_elements + key_elements))).clamp(2, 24);
+        let splits = splits(device, &config, shape);
+        let partial = device.filled(config.partial_bytes(splits, batch, heads, queries), 0)?;
+        let buffers = (0..sets as u64)
+            .map(|i| -> Result<[Buffer; 4]> {
+                let half = |elements: usize| device.filled(elements * 2, 0);
+                let set = [
+                    half(query_elements)?,
+                    half(key_elements)?,
+                    half(key_elements)?,
+                    half(query_elements)?,
+                ];
+                for (j, buffer) in set[..3].iter().enumerate() {
+                    random::fill(device, buffer, i * 3 + j as u64, true)?;
+                }
+                Ok(set)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let launches = buffers
+            .iter()
+            .map(|set| {
+                let (key, query) =
+                    (shape.strides(keys, heads / group), shape.strides(queries, heads));
+                let operands = Operands {
+                    addresses: std::array::from_fn(|i| address(&set[i], &device.stream)),
+                    strides: [query, key, key, query],
+                    mask: None,
+                    inverse: None,
+                    partial: &partial,
+                };
+                Attention::new(device, &config, shape, &operands)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let operations = shape.operations(causal);
+        let expected_ms = operations / 3e11 + 2.0 * key_elements as f64 * 2.0 / 2e9 + 0.005;
+        let repeats = timing::repeats(expected_ms, sets);
+        let work = |i: usize| launches[i % sets].launch(device);
+        let mut entries = [Entry::new(device, config.to_string(), repeats, work)?];
+        timing::time(device, &mut entries)?;
+        let ms = entries[0].median();
+        let tflops = operations / ms / 1e9;
+        println!(
+            "{:9.2} us {tflops:6.1} TFLOPS {:6.0} GB/s of keys  {shape:?} {config}",
+            ms * 1e3,
+            4.0 * key_elements as f64 / ms / 1e6
+        );
+        records.push(json!({
+            "attention": [batch, heads, group, queries, keys, dim], "causal": causal,
+            "name": config.to_string(), "us": round(ms * 1e3, 100.0), "tflops": round(tflops, 10.0),
+        }));
+    }
+    Ok(records)
+}
