@@ -36,12 +36,6 @@ struct AttentionArguments {
 constexpr float kHidden = -1e30f;
 constexpr float kLog2E = 1.44269504f;
 
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 // Config: kDim (32, 64 or 128), kKeys (of a tile, a multiple of 16), kWarps, kRowTiles (sixteens of
 // rows of a warp), kCausal (the last query sees the last key), kMask, kSplit, kOutput (kF16 or
 // kBf16 and inputs alike, or codes and f16 inputs).

@@ -29,12 +29,19 @@ __device__ __forceinline__ float tanh_fast(float x) {
     return y;
 }
 
+// 2^x, one instruction; zero where that is denormal.
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // x Phi(x) = max(x, 0) - |x| q with q = erfc(|x| / sqrt(2)) / 2, by Abramowitz and Stegun 7.1.26:
 // an absolute error of 1.5e-7 in erf, and no cancellation for negative x.
 __device__ __forceinline__ float gelu(float x) {
-    float t, e;
+    float t;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(t) : "f"(fmaf(0.23164189f, fabsf(x), 1.0f)));
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * x * -0.72134752f));
+    const float e = exp2_fast(x * x * -0.72134752f);
     float p = fmaf(0.53070271f, t, -0.72657601f);
     p = fmaf(p, t, 0.71070687f);
     p = fmaf(p, t, -0.14224837f);

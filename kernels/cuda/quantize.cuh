@@ -45,6 +45,7 @@ struct Quantize {
     static constexpr int kElementBytes = Config::kElement == Element::kF32 ? 4 : 2;
     static constexpr int kWords = kElementBytes / 2;  // loads of 16 bytes for a chunk
     static constexpr int kWidest = Config::kThreads * Config::kChunks * kColumns;
+    static constexpr bool kCentred = Config::kNorm == Norm::kLayer;
     static constexpr bool kNormed = Config::kNorm != Norm::kNone;
     // Without the normalised floats, gamma and inverse are one factor.
     static constexpr bool kFolded = kNormed && !Config::kFloat;
@@ -121,8 +122,43 @@ struct Quantize {
         }
     }
 
+    // What belongs to a thread's columns.
+    struct Columns {
+        Values factor, offset, gamma;
+    };
+
+    static __device__ __forceinline__ void load_columns(Columns& columns, const QuantizeArguments& args,
+                                                        int shift) {
+        load_vector(columns.factor, args.inverse + shift, args.width);
+        if constexpr (kNormed) load_vector(columns.gamma, args.gamma + shift, args.width);
+        if constexpr (kCentred) load_vector(columns.offset, args.beta + shift, args.width);
+        if constexpr (kFolded) {
+#pragma unroll
+            for (int c = 0; c < Config::kChunks; ++c) {
+#pragma unroll
+                for (int i = 0; i < kColumns; ++i) {
+                    if (kCentred) columns.offset[c][i] *= columns.factor[c][i];
+                    columns.factor[c][i] *= columns.gamma[c][i];
+                }
+            }
+        }
+    }
+
+    // values * factor, and + offset with a LayerNorm if kShift.
+    template <bool kShift>
+    static __device__ __forceinline__ void scale(Values& values, const Values& factor, const Values& offset) {
+#pragma unroll
+        for (int c = 0; c < Config::kChunks; ++c) {
+#pragma unroll
+            for (int i = 0; i < kColumns; ++i) {
+                values[c][i] *= factor[c][i];
+                if (kShift) values[c][i] += offset[c][i];
+            }
+        }
+    }
+
     // A vector of one float a column.
-    static __device__ __forceinline__ void load_columns(Values& values, const float* from, int width) {
+    static __device__ __forceinline__ void load_vector(Values& values, const float* from, int width) {
 #pragma unroll
         for (int c = 0; c < Config::kChunks; ++c) {
 #pragma unroll
@@ -175,7 +211,7 @@ struct Quantize {
     static __device__ __forceinline__ void normalise(Shared& shared, Values& values, int& slot, int width,
                                                      float epsilon) {
         const float share = 1.0f / static_cast<float>(width);
-        if constexpr (Config::kNorm == Norm::kLayer) {
+        if constexpr (kCentred) {
             float sum = 0.0f;
 #pragma unroll
             for (int c = 0; c < Config::kChunks; ++c) {
@@ -276,20 +312,8 @@ struct Quantize {
     static __device__ __forceinline__ void run(const QuantizeArguments& args) {
         __shared__ Shared shared;
         launch_dependents();
-        Values factor, offset, gamma;
-        load_columns(factor, args.inverse, args.width);
-        if constexpr (kNormed) load_columns(gamma, args.gamma, args.width);
-        if constexpr (Config::kNorm == Norm::kLayer) load_columns(offset, args.beta, args.width);
-        if constexpr (kFolded) {
-#pragma unroll
-            for (int c = 0; c < Config::kChunks; ++c) {
-#pragma unroll
-                for (int i = 0; i < kColumns; ++i) {
-                    if (Config::kNorm == Norm::kLayer) offset[c][i] *= factor[c][i];
-                    factor[c][i] *= gamma[c][i];
-                }
-            }
-        }
+        Columns columns;
+        if constexpr (!Config::kFloat) load_columns(columns, args, 0);
         launch_wait();
         Raw x, other;
         int slot = 0, row = blockIdx.x;
@@ -309,27 +333,15 @@ struct Quantize {
             if (kAhead) fetch();
             if constexpr (Config::kSum) store(values, args.sum, now, args.width);
             if constexpr (kNormed) normalise(shared, values, slot, args.width, args.epsilon);
-#pragma unroll
-            for (int c = 0; c < Config::kChunks; ++c) {
-#pragma unroll
-                for (int i = 0; i < kColumns; ++i) {
-                    float& v = values[c][i];
-                    if constexpr (kNormed && !kFolded) {
-                        v *= gamma[c][i];
-                        if (Config::kNorm == Norm::kLayer) v += offset[c][i];
-                    }
-                }
+            if constexpr (Config::kFloat) {
+                // These columns' registers are worth more; an opaque zero keeps the loads in the loop.
+                int zero = 0;
+                asm volatile("" : "+r"(zero));
+                load_columns(columns, args, zero);
             }
+            if constexpr (kNormed && !kFolded) scale<kCentred>(values, columns.gamma, columns.offset);
             if constexpr (Config::kFloat) store(values, args.normal, now, args.width);
-#pragma unroll
-            for (int c = 0; c < Config::kChunks; ++c) {
-#pragma unroll
-                for (int i = 0; i < kColumns; ++i) {
-                    float& v = values[c][i];
-                    v *= factor[c][i];
-                    if (kFolded && Config::kNorm == Norm::kLayer) v += offset[c][i];
-                }
-            }
+            scale<kCentred && kFolded>(values, columns.factor, columns.offset);
             u8* codes = args.codes + static_cast<size_t>(now) * args.pitch;
             // The reductions keep a block together; without one, wide codes could be overwritten.
             if (Config::kTail && (!kNormed || kWarps == 1)) __syncthreads();

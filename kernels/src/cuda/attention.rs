@@ -35,7 +35,7 @@ impl AttentionConfig {
     /// query heads that share it).
     pub fn for_rows(self, dim: u32, rows: usize) -> Self {
         let few = rows <= 64;
-        let row_tiles = if dim == 128 || few { 1 } else { 2 };
+        let row_tiles = if dim == 128 || few || self.mask { 1 } else { 2 };
         let warps = if rows <= 16 { 1 } else { 4 };
         Self { dim, keys: 64, warps, row_tiles, ..self }
     }
@@ -84,10 +84,11 @@ impl AttentionConfig {
             || !matches!(self.keys, 16 | 32 | 64)
             || !(1..=2).contains(&self.row_tiles)
             || self.row_tiles * self.dim > 128
+            || self.row_tiles > 1 && self.mask
         {
             return Some(format!(
-                "{} warps, {} row tiles, {} keys at heads of {}",
-                self.warps, self.row_tiles, self.keys, self.dim
+                "{} warps, {} row tiles, {} keys at heads of {}, mask {}",
+                self.warps, self.row_tiles, self.keys, self.dim, self.mask
             ));
         }
         if matches!(self.output, Output::F32 | Output::S32) {

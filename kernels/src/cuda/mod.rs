@@ -4,6 +4,7 @@
 //! configuration; it prints the few lines that specialise a source, and codegen compiles them.
 
 pub mod attention;
+pub mod attention_sm90;
 pub mod gemm;
 pub mod gemm_sm80;
 pub mod pack;
@@ -11,7 +12,7 @@ pub mod quantize;
 pub mod wgmma;
 
 /// Every source by the name that `#include` gives it.
-pub const SOURCES: [(&str, &str); 11] = [
+pub const SOURCES: [(&str, &str); 13] = [
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
     ("wgmma.cuh", include_str!("../../cuda/wgmma.cuh")),
     ("epilogue.cuh", include_str!("../../cuda/epilogue.cuh")),
@@ -20,6 +21,8 @@ pub const SOURCES: [(&str, &str); 11] = [
     ("writeback_sm90.cuh", include_str!("../../cuda/writeback_sm90.cuh")),
     ("gemm_sm90.cuh", include_str!("../../cuda/gemm_sm90.cuh")),
     ("attention.cuh", include_str!("../../cuda/attention.cuh")),
+    ("wgmma_half.cuh", include_str!("../../cuda/wgmma_half.cuh")),
+    ("attention_sm90.cuh", include_str!("../../cuda/attention_sm90.cuh")),
     ("mma.cuh", include_str!("../../cuda/mma.cuh")),
     ("gemm_sm80.cuh", include_str!("../../cuda/gemm_sm80.cuh")),
     ("quantize.cuh", include_str!("../../cuda/quantize.cuh")),

@@ -1,14 +1,18 @@
 //! Launches, checks and times `attention.cuh`.
 
 use crate::device::{Buffer, Device, address};
+use crate::gemm::{TensorMap, tensor_map};
 use crate::random::{self, Random};
 use crate::timing::{self, Entry, ROTATION, round};
 use anyhow::{Result, bail};
+use cudarc::driver::sys::{CUtensorMapDataType, CUtensorMapSwizzle};
 use cudarc::driver::{CudaFunction, DeviceRepr};
 use fqc_kernels::cuda::attention::{AttentionConfig, SUM_THREADS};
+use fqc_kernels::cuda::attention_sm90::{AttentionSm90Config, KEYS, QUERIES, THREADS};
 use fqc_kernels::cuda::gemm::Output;
 use half::{bf16, f16};
 use serde_json::{Value, json};
+use std::fmt;
 
 /// Elements from one batch, head and row to the next.
 #[derive(Clone, Copy)]
@@ -157,6 +161,171 @@ impl Attention {
     }
 }
 
+/// `AttentionSm90Arguments` of the source.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Sm90Arguments {
+    maps: [TensorMap; 4],
+    inverse: u64,
+    queries: i32,
+    keys: i32,
+    group: i32,
+    scale: f32,
+}
+
+// SAFETY: the layout is that of the kernel's parameter.
+unsafe impl DeviceRepr for Sm90Arguments {}
+
+pub struct AttentionSm90 {
+    kernel: CudaFunction,
+    arguments: Sm90Arguments,
+    grid: [u32; 3],
+    shared_bytes: usize,
+}
+
+impl AttentionSm90 {
+    pub fn new(
+        device: &Device,
+        config: &AttentionSm90Config,
+        shape: Shape,
+        operands: &Operands,
+    ) -> Result<Self> {
+        let shared_bytes = config.shared_bytes();
+        let kernel = device.kernel(&config.to_string(), || config.source(), shared_bytes)?;
+        let key_heads = shape.heads / shape.group;
+        let map = |i: usize, rows: usize, heads: usize| {
+            let codes = i == 3 && config.output.codes();
+            let size = if codes { 1 } else { 2 };
+            let Strides { batch, head, row } = operands.strides[i];
+            let (columns, box_rows) = match i {
+                3 => (config.out_box_columns(), QUERIES / 2),
+                _ => (64, KEYS),
+            };
+            let (kind, swizzle) = if codes {
+                (
+                    CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+                    CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+                )
+            } else {
+                (
+                    CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                    CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                )
+            };
+            tensor_map(
+                kind,
+                operands.addresses[i],
+                &[shape.dim, rows, heads, shape.batch],
+                &[row, head, batch].map(|stride| stride as usize * size),
+                &[columns, box_rows as u32, 1, 1],
+                swizzle,
+            )
+        };
+        Ok(Self {
+            kernel,
+            arguments: Sm90Arguments {
+                maps: [
+                    map(0, shape.queries, shape.heads)?,
+                    map(1, shape.keys, key_heads)?,
+                    map(2, shape.keys, key_heads)?,
+                    map(3, shape.queries, shape.heads)?,
+                ],
+                inverse: operands.inverse.map_or(0, |buffer| address(buffer, &device.stream)),
+                queries: shape.queries as i32,
+                keys: shape.keys as i32,
+                group: shape.group as i32,
+                scale: 1.0 / (shape.dim as f32).sqrt(),
+            },
+            grid: [shape.heads, shape.batch, shape.queries.div_ceil(QUERIES)].map(|n| n as u32),
+            shared_bytes,
+        })
+    }
+
+    pub fn launch(&self, device: &Device) -> Result<()> {
+        let Self { kernel, arguments, grid, shared_bytes } = self;
+        device.launch_grid(kernel, arguments, *grid, THREADS, *shared_bytes, true)
+    }
+}
+
+/// An instance of either family.
+#[derive(Clone, Copy)]
+enum Instance {
+    Any(AttentionConfig),
+    Sm90(AttentionSm90Config),
+}
+
+/// What the result of an instance is, whatever computes it.
+struct Meaning {
+    causal: bool,
+    mask: bool,
+    output: Output,
+}
+
+impl Instance {
+    fn meaning(&self) -> Meaning {
+        match *self {
+            Self::Any(AttentionConfig { causal, mask, output, .. }) => {
+                Meaning { causal, mask, output }
+            }
+            Self::Sm90(AttentionSm90Config { causal, output, .. }) => {
+                Meaning { causal, mask: false, output }
+            }
+        }
+    }
+
+    fn partial_bytes(&self, device: &Device, shape: Shape) -> usize {
+        match self {
+            Self::Any(config) => {
+                let splits = splits(device, config, shape);
+                config.partial_bytes(splits, shape.batch, shape.heads, shape.queries)
+            }
+            Self::Sm90(_) => 16,
+        }
+    }
+
+    fn prepare(&self, device: &Device, shape: Shape, operands: &Operands) -> Result<Launch> {
+        Ok(match self {
+            Self::Any(config) => Launch::Any(Attention::new(device, config, shape, operands)?),
+            Self::Sm90(config) => {
+                Launch::Sm90(AttentionSm90::new(device, config, shape, operands)?)
+            }
+        })
+    }
+
+    fn sources(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Any(config) => {
+                let sum = config.split.then(|| (config.sum_name(), config.sum_source()));
+                [Some((config.to_string(), config.source())), sum].into_iter().flatten().collect()
+            }
+            Self::Sm90(config) => vec![(config.to_string(), config.source())],
+        }
+    }
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any(config) => config.fmt(f),
+            Self::Sm90(config) => config.fmt(f),
+        }
+    }
+}
+
+enum Launch {
+    Any(Attention),
+    Sm90(AttentionSm90),
+}
+
+impl Launch {
+    fn launch(&self, device: &Device) -> Result<()> {
+        match self {
+            Self::Any(launch) => launch.launch(device),
+            Self::Sm90(launch) => launch.launch(device),
+        }
+    }
+}
+
 const BASE: AttentionConfig = AttentionConfig {
     dim: 64,
     keys: 64,
@@ -180,8 +349,8 @@ const SHAPES: [(usize, usize, usize, usize, usize); 8] = [
     (1, 6, 2, 5, 2049),
 ];
 
-fn checked(shape: Shape) -> Vec<AttentionConfig> {
-    let base = BASE.for_rows(shape.dim as u32, shape.rows());
+fn checked(shape: Shape) -> Vec<Instance> {
+    let base = BASE;
     let mut all = Vec::new();
     for (causal, mask) in [(false, false), (true, false), (false, true), (true, true)] {
         let config = AttentionConfig { causal, mask, ..base };
@@ -192,7 +361,21 @@ fn checked(shape: Shape) -> Vec<AttentionConfig> {
     for split in [false, true] {
         all.push(AttentionConfig { output: Output::S8, split, ..base });
     }
+    let tiled = |config: AttentionConfig| config.for_rows(shape.dim as u32, shape.rows());
+    let mut all: Vec<_> = all.into_iter().map(|config| Instance::Any(tiled(config))).collect();
+    if shape.dim > 32 {
+        for causal in [false, true] {
+            for output in [Output::F16, Output::Bf16, Output::S8] {
+                all.push(Instance::Sm90(hopper(shape, causal, output)));
+            }
+        }
+    }
     all
+}
+
+fn hopper(shape: Shape, causal: bool, output: Output) -> AttentionSm90Config {
+    let stages = if shape.dim == 64 { 4 } else { 2 };
+    AttentionSm90Config { dim: shape.dim as u32, stages, causal, output }
 }
 
 /// Shapes that are timed: prefill and decode.
@@ -207,9 +390,14 @@ const TIMED: [(Shape, bool); 8] = [
     (Shape { batch: 1, heads: 9, group: 3, queries: 1, keys: 2048, dim: 64 }, true),
 ];
 
-fn timed(shape: Shape, causal: bool) -> AttentionConfig {
+fn timed(shape: Shape, causal: bool) -> Vec<Instance> {
     let split = shape.queries == 1;
-    AttentionConfig { causal, split, ..BASE }.for_rows(shape.dim as u32, shape.rows())
+    let config = AttentionConfig { causal, split, ..BASE };
+    let mut all = vec![Instance::Any(config.for_rows(shape.dim as u32, shape.rows()))];
+    if shape.dim > 32 && !split {
+        all.push(Instance::Sm90(hopper(shape, causal, Output::F16)));
+    }
+    all
 }
 
 fn shapes() -> impl Iterator<Item = Shape> {
@@ -220,14 +408,8 @@ fn shapes() -> impl Iterator<Item = Shape> {
 
 /// Every kernel that a command uses, by name.
 pub fn all() -> Vec<(String, String)> {
-    let timed = TIMED.map(|(shape, causal)| timed(shape, causal));
-    let configs = shapes().flat_map(checked).chain(timed);
-    configs
-        .flat_map(|config| {
-            let sum = config.split.then(|| (config.sum_name(), config.sum_source()));
-            [Some((config.to_string(), config.source())), sum].into_iter().flatten()
-        })
-        .collect()
+    let timed = TIMED.into_iter().flat_map(|(shape, causal)| timed(shape, causal));
+    shapes().flat_map(checked).chain(timed).flat_map(|instance| instance.sources()).collect()
 }
 
 struct Problem {
@@ -276,7 +458,8 @@ pub fn check(device: &Device, only: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_one(device: &Device, config: &AttentionConfig, problem: &Problem) -> Result<()> {
+fn check_one(device: &Device, instance: &Instance, problem: &Problem) -> Result<()> {
+    let config = &instance.meaning();
     let Shape { batch, heads, group, queries, keys, dim } = problem.shape;
     let upload = |values: &[f32]| -> Result<Buffer> {
         if config.output == Output::Bf16 {
@@ -289,8 +472,7 @@ fn check_one(device: &Device, config: &AttentionConfig, problem: &Problem) -> Re
     let elements = batch * queries * heads * dim;
     let bytes = elements * config.output.bytes();
     let out = device.filled(bytes + 64, POISON)?;
-    let splits = splits(device, config, problem.shape);
-    let partial = config.partial_bytes(splits, batch, heads, queries);
+    let partial = instance.partial_bytes(device, problem.shape);
     let at = |buffer: &Buffer| address(buffer, &device.stream);
     let key_strides = problem.shape.strides(keys, heads / group);
     let query_strides = problem.shape.strides(queries, heads);
@@ -301,9 +483,9 @@ fn check_one(device: &Device, config: &AttentionConfig, problem: &Problem) -> Re
         inverse: Some(&device.upload(&problem.inverse)?),
         partial: &device.filled(partial, POISON)?,
     };
-    Attention::new(device, config, problem.shape, &operands)?.launch(device)?;
+    instance.prepare(device, problem.shape, &operands)?.launch(device)?;
     let result = device.download(&out)?;
-    let place = |at: usize| format!("{config} at {:?}, element {at}", problem.shape);
+    let place = |at: usize| format!("{instance} at {:?}, element {at}", problem.shape);
     if result[bytes..].iter().any(|&byte| byte != POISON) {
         bail!("{}: writes past its result", place(elements));
     }
@@ -324,7 +506,8 @@ fn check_one(device: &Device, config: &AttentionConfig, problem: &Problem) -> Re
             };
             let rounding = if config.output.codes() { 0.5 } else { 0.0 };
             let allowed = rounding + step * if config.output.codes() { 200.0 } else { 2.0 };
-            if !((got - wanted).abs() <= allowed) {
+            let off = (got - wanted).abs();
+            if off.is_nan() || off > allowed {
                 bail!("{}: {got} instead of {wanted}", place(at));
             }
         }
@@ -333,7 +516,7 @@ fn check_one(device: &Device, config: &AttentionConfig, problem: &Problem) -> Re
 }
 
 /// Row `row` of `[batch][queries][heads]` by the definition.
-fn expected(config: &AttentionConfig, problem: &Problem, row: usize) -> Vec<f64> {
+fn expected(config: &Meaning, problem: &Problem, row: usize) -> Vec<f64> {
     let Shape { heads, group, queries, keys, dim, .. } = problem.shape;
     let (head, query, batch) = (row % heads, row / heads % queries, row / heads / queries);
     let key_heads = heads / group;
@@ -366,16 +549,17 @@ fn expected(config: &AttentionConfig, problem: &Problem, row: usize) -> Vec<f64>
 pub fn bench(device: &Device, only: &str) -> Result<Vec<Value>> {
     let mut records = Vec::new();
     for (shape, causal) in TIMED {
-        let config = timed(shape, causal);
-        let Shape { batch, heads, group, queries, keys, dim } = shape;
-        if !config.to_string().contains(only) {
+        let instances: Vec<_> = timed(shape, causal)
+            .into_iter()
+            .filter(|instance| instance.to_string().contains(only))
+            .collect();
+        if instances.is_empty() {
             continue;
         }
+        let Shape { batch, heads, group, queries, keys, dim } = shape;
         let (query_elements, key_elements) =
             (batch * queries * heads * dim, batch * keys * heads / group * dim);
         let sets = (ROTATION / (4 * (query_elements + key_elements))).clamp(2, 24);
-        let splits = splits(device, &config, shape);
-        let partial = device.filled(config.partial_bytes(splits, batch, heads, queries), 0)?;
         let buffers = (0..sets as u64)
             .map(|i| -> Result<[Buffer; 4]> {
                 let half = |elements: usize| device.filled(elements * 2, 0);
@@ -391,38 +575,46 @@ pub fn bench(device: &Device, only: &str) -> Result<Vec<Value>> {
                 Ok(set)
             })
             .collect::<Result<Vec<_>>>()?;
-        let launches = buffers
-            .iter()
-            .map(|set| {
-                let (key, query) =
-                    (shape.strides(keys, heads / group), shape.strides(queries, heads));
-                let operands = Operands {
-                    addresses: std::array::from_fn(|i| address(&set[i], &device.stream)),
-                    strides: [query, key, key, query],
-                    mask: None,
-                    inverse: None,
-                    partial: &partial,
-                };
-                Attention::new(device, &config, shape, &operands)
-            })
-            .collect::<Result<Vec<_>>>()?;
         let operations = shape.operations(causal);
         let expected_ms = operations / 3e11 + 2.0 * key_elements as f64 * 2.0 / 2e9 + 0.005;
         let repeats = timing::repeats(expected_ms, sets);
-        let work = |i: usize| launches[i % sets].launch(device);
-        let mut entries = [Entry::new(device, config.to_string(), repeats, work)?];
+        let (key, query) = (shape.strides(keys, heads / group), shape.strides(queries, heads));
+        let mut entries = Vec::new();
+        let mut partials = Vec::new();
+        for instance in &instances {
+            let partial = device.filled(instance.partial_bytes(device, shape), 0)?;
+            let launches = buffers
+                .iter()
+                .map(|set| {
+                    let operands = Operands {
+                        addresses: std::array::from_fn(|i| address(&set[i], &device.stream)),
+                        strides: [query, key, key, query],
+                        mask: None,
+                        inverse: None,
+                        partial: &partial,
+                    };
+                    instance.prepare(device, shape, &operands)
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let work = |i: usize| launches[i % sets].launch(device);
+            entries.push(Entry::new(device, instance.to_string(), repeats, work)?);
+            partials.push(partial);
+        }
         timing::time(device, &mut entries)?;
-        let ms = entries[0].median();
-        let tflops = operations / ms / 1e9;
-        println!(
-            "{:9.2} us {tflops:6.1} TFLOPS {:6.0} GB/s of keys  {shape:?} {config}",
-            ms * 1e3,
-            4.0 * key_elements as f64 / ms / 1e6
-        );
-        records.push(json!({
-            "attention": [batch, heads, group, queries, keys, dim], "causal": causal,
-            "name": config.to_string(), "us": round(ms * 1e3, 100.0), "tflops": round(tflops, 10.0),
-        }));
+        for entry in &entries {
+            let ms = entry.median();
+            let tflops = operations / ms / 1e9;
+            println!(
+                "{:9.2} us {tflops:6.1} TFLOPS {:5.0} GB/s of keys  {shape:?} {}",
+                ms * 1e3,
+                4.0 * key_elements as f64 / ms / 1e6,
+                entry.name,
+            );
+            records.push(json!({
+                "attention": [batch, heads, group, queries, keys, dim], "causal": causal,
+                "name": entry.name, "us": round(ms * 1e3, 100.0), "tflops": round(tflops, 10.0),
+            }));
+        }
     }
     Ok(records)
 }

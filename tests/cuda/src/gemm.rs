@@ -75,9 +75,9 @@ impl Gemm {
         let x = tensor_map(
             CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
             at(operands.x),
-            [shape.k, shape.m],
-            shape.k,
-            [BLOCK_K as u32, config.x_box_tokens()],
+            &[shape.k, shape.m],
+            &[shape.k],
+            &[BLOCK_K as u32, config.x_box_tokens()],
             CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
         )?;
         let y = if config.output.staged() {
@@ -93,7 +93,7 @@ impl Gemm {
             };
             let pitch = shape.n * config.output.bytes();
             let span = [64, config.y_box_tokens()];
-            tensor_map(kind, at(operands.out), [shape.n, shape.m], pitch, span, swizzle)?
+            tensor_map(kind, at(operands.out), &[shape.n, shape.m], &[pitch], &span, swizzle)?
         } else {
             x
         };
@@ -136,28 +136,31 @@ impl Gemm {
     }
 }
 
-fn tensor_map(
+/// Sizes from the innermost axis, in elements; pitches of the others, in bytes.
+pub fn tensor_map(
     kind: CUtensorMapDataType,
     address: u64,
-    sizes: [usize; 2],
-    pitch: usize,
-    span: [u32; 2],
+    sizes: &[usize],
+    pitches: &[usize],
+    span: &[u32],
     swizzle: CUtensorMapSwizzle,
 ) -> Result<TensorMap> {
     // SAFETY: a tensor map is plain bytes.
     let mut map: CUtensorMap = unsafe { std::mem::zeroed() };
-    let sizes = sizes.map(|size| size as u64);
+    let sizes: Vec<u64> = sizes.iter().map(|&size| size as u64).collect();
+    let pitches: Vec<u64> = pitches.iter().map(|&pitch| pitch as u64).collect();
+    let steps = vec![1u32; sizes.len()];
     // SAFETY: every pointer is to live values of the stated rank.
     let status = unsafe {
         sys::cuTensorMapEncodeTiled(
             &mut map,
             kind,
-            2,
+            sizes.len() as u32,
             address as *mut _,
             sizes.as_ptr(),
-            [pitch as u64].as_ptr(),
+            pitches.as_ptr(),
             span.as_ptr(),
-            [1u32, 1].as_ptr(),
+            steps.as_ptr(),
             sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
             swizzle,
             sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
