@@ -25,7 +25,8 @@ constexpr int kKeysOfTile = 128;
 constexpr int kAttentionThreads = 384;
 
 // Config: kDim (64 or 128), kStages, kCausal (the last query sees the last key), kOutput (kF16 or
-// kBf16 and inputs alike, or codes and f16 inputs). Grid: [heads][batch][query tiles].
+// kBf16 and inputs alike, or codes and f16 inputs). Grid: [heads][query tiles][batch]: the keys of one batch's
+// heads are what L2 has to hold.
 template <class Config>
 struct AttentionSm90 {
     static constexpr int kDim = Config::kDim;
@@ -64,7 +65,7 @@ struct AttentionSm90 {
 
     static __device__ __forceinline__ int first_query() {
         // The tiles that see the most keys first.
-        return (gridDim.z - 1 - blockIdx.z) * kQueriesOfBlock;
+        return (gridDim.y - 1 - blockIdx.y) * kQueriesOfBlock;
     }
 
     // Keys that a query sees.
@@ -80,7 +81,7 @@ struct AttentionSm90 {
 
     // One thread.
     static __device__ __forceinline__ void produce(const AttentionSm90Arguments& args, Shared shared) {
-        const int head = blockIdx.x, batch = blockIdx.y, key_head = head / args.group;
+        const int head = blockIdx.x, batch = blockIdx.z, key_head = head / args.group;
         launch_wait();
         barrier_expect(shared.queries_here(), kQueryBytes);
 #pragma unroll
@@ -198,7 +199,7 @@ struct AttentionSm90 {
     static __device__ __forceinline__ void write(const AttentionSm90Arguments& args, const Sums& sums,
                                                  float (&total)[2], u32 place, int consumer) {
         const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
-        const int head = blockIdx.x, batch = blockIdx.y;
+        const int head = blockIdx.x, batch = blockIdx.z;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             total[h] += __shfl_xor_sync(0xffffffff, total[h], 1);

@@ -37,7 +37,8 @@ impl AttentionConfig {
         let few = rows <= 64;
         let row_tiles = if dim == 128 || few || self.mask { 1 } else { 2 };
         let warps = if rows <= 16 { 1 } else { 4 };
-        Self { dim, keys: 64, warps, row_tiles, ..self }
+        let keys = if self.mask { 32 } else { 64 };
+        Self { dim, keys, warps, row_tiles, ..self }
     }
 
     /// Threads of a block.

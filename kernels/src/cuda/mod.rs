@@ -9,10 +9,11 @@ pub mod gemm;
 pub mod gemm_sm80;
 pub mod pack;
 pub mod quantize;
+pub mod rotate;
 pub mod wgmma;
 
 /// Every source by the name that `#include` gives it.
-pub const SOURCES: [(&str, &str); 13] = [
+pub const SOURCES: [(&str, &str); 14] = [
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
     ("wgmma.cuh", include_str!("../../cuda/wgmma.cuh")),
     ("epilogue.cuh", include_str!("../../cuda/epilogue.cuh")),
@@ -25,5 +26,6 @@ pub const SOURCES: [(&str, &str); 13] = [
     ("attention_sm90.cuh", include_str!("../../cuda/attention_sm90.cuh")),
     ("mma.cuh", include_str!("../../cuda/mma.cuh")),
     ("gemm_sm80.cuh", include_str!("../../cuda/gemm_sm80.cuh")),
+    ("rotate.cuh", include_str!("../../cuda/rotate.cuh")),
     ("quantize.cuh", include_str!("../../cuda/quantize.cuh")),
 ];

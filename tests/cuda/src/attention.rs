@@ -236,7 +236,7 @@ impl AttentionSm90 {
                 group: shape.group as i32,
                 scale: 1.0 / (shape.dim as f32).sqrt(),
             },
-            grid: [shape.heads, shape.batch, shape.queries.div_ceil(QUERIES)].map(|n| n as u32),
+            grid: [shape.heads, shape.queries.div_ceil(QUERIES), shape.batch].map(|n| n as u32),
             shared_bytes,
         })
     }

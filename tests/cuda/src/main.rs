@@ -7,9 +7,11 @@ mod device;
 mod gemm;
 mod gemm_sm80;
 mod instances;
+mod layer;
 mod product;
 mod quantize;
 mod random;
+mod rotate;
 mod summary;
 mod timing;
 mod vendor;
@@ -38,7 +40,7 @@ usage: fqc-cuda-bench COMMAND [OPTION VALUE]...
   --layers FIRST..END   layers to time, of six
   --shapes N            check the first N shapes only
   --only TEXT           instances whose names contain the text
-  --part NAME           gemm, quantize or attention alone
+  --part NAME           gemm, quantize, attention or layer alone
 
 Kernels are cached in $FQC_CACHE/cubins (.cache by default). NVRTC is found in $FQC_NVRTC, in
 /usr/local/cuda/lib64 or where `cargo xtask fetch nvrtc` puts it; cublasLt by the loader.";
@@ -106,13 +108,21 @@ fn main() -> Result<()> {
 fn compile(options: &Options) -> Result<()> {
     let folder = std::env::var("FQC_CACHE").unwrap_or_else(|_| ".cache".into());
     let cache = Cache::new(format!("{folder}/cubins"), Nvrtc::load()?);
-    let products = instances::all().into_iter().map(|p| (p.to_string(), p.source()));
-    let quantizers = quantize::all().into_iter().map(|q| (q.to_string(), q.source()));
-    let sources: BTreeMap<String, String> = products
-        .chain(quantizers)
-        .chain(attention::all())
-        .filter(|(name, _)| name.contains(&options.only))
-        .collect();
+    let mut all = Vec::new();
+    if options.wants("gemm") {
+        all.extend(instances::all().into_iter().map(|p| (p.to_string(), p.source())));
+    }
+    if options.wants("quantize") {
+        all.extend(quantize::all().into_iter().map(|q| (q.to_string(), q.source())));
+    }
+    if options.wants("attention") {
+        all.extend(attention::all());
+    }
+    if options.wants("layer") {
+        all.extend(layer::all());
+    }
+    all.retain(|(name, _)| options.part == "layer" || name.contains(&options.only));
+    let sources: BTreeMap<String, String> = all.into_iter().collect();
     let (sources, next) = (Vec::from_iter(sources), AtomicUsize::new(0));
     let work = || -> Result<()> {
         while let Some((name, source)) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -136,6 +146,7 @@ fn check(options: &Options) -> Result<()> {
         quantize::check(&device, &options.only)?;
     }
     if options.wants("attention") {
+        rotate::check(&device)?;
         attention::check(&device, &options.only)?;
     }
     if options.wants("gemm") {
@@ -168,6 +179,9 @@ fn bench(options: &Options) -> Result<()> {
     }
     if options.wants("attention") {
         attention::bench(&device, &options.only)?.iter().try_for_each(&mut write)?;
+    }
+    if options.wants("layer") {
+        layer::bench(&device, &options.only)?.iter().try_for_each(&mut write)?;
     }
     let mut summary = Summary::default();
     let tokens = if options.wants("gemm") { &options.tokens[..] } else { &[] };

@@ -42,6 +42,8 @@ unsafe impl DeviceRepr for Arguments {}
 pub struct Operands<'a> {
     pub x: &'a Buffer,
     pub other: &'a Buffer,
+    /// Where `other` starts, in elements of two bytes.
+    pub other_at: usize,
     pub sum: &'a Buffer,
     pub normal: &'a Buffer,
     pub codes: &'a Buffer,
@@ -87,7 +89,7 @@ impl Quantize {
             kernel,
             arguments: Arguments {
                 x: at(operands.x),
-                other: at(operands.other),
+                other: at(operands.other) + operands.other_at as u64 * 2,
                 sum: at(operands.sum),
                 normal: at(operands.normal),
                 codes: at(operands.codes),
@@ -343,6 +345,7 @@ fn check_one(device: &Device, config: &QuantizeConfig, problem: &Problem) -> Res
     let operands = Operands {
         x: &upload(device, element, &problem.x)?,
         other: &upload(device, element, &problem.other)?,
+        other_at: 0,
         sum: &outputs[0],
         normal: &outputs[1],
         codes: &outputs[2],
@@ -510,8 +513,18 @@ fn bench_one(
                 let normal = sum;
                 let (gamma, beta) = (&column, &column);
                 let (inverse, tail) = (&inverse, &tail);
-                let operands =
-                    Operands { x, other, sum, normal, codes, gamma, beta, inverse, tail };
+                let operands = Operands {
+                    x,
+                    other,
+                    other_at: 0,
+                    sum,
+                    normal,
+                    codes,
+                    gamma,
+                    beta,
+                    inverse,
+                    tail,
+                };
                 Quantize::new(device, &config, shape, &operands)
             })
             .collect::<Result<Vec<_>>>()?;
