@@ -82,6 +82,9 @@ pub struct QuantizeConfig {
 /// The widest row of any instance.
 pub const MAX_WIDTH: usize = 32_768;
 
+/// The widest row with a tail: its wide codes, two bytes each, lie in shared memory.
+pub const MAX_TAIL_WIDTH: usize = 24_320;
+
 impl QuantizeConfig {
     /// The same with threads and chunks for rows of `width`: sixteen columns a thread, and more
     /// threads or more columns where that is too few or too many threads.
@@ -104,6 +107,10 @@ impl QuantizeConfig {
         }
         if !(1..=4).contains(&self.chunks) {
             return Some(format!("{} chunks a thread", self.chunks));
+        }
+        let width = (self.threads * self.chunks * 8) as usize;
+        if self.tail && width > MAX_TAIL_WIDTH {
+            return Some(format!("a tail of rows of {width}, at most {MAX_TAIL_WIDTH}"));
         }
         if !matches!(self.codes.bits, 4 | 8) || self.codes.packed && self.codes.bits != 4 {
             return Some(format!(
@@ -230,7 +237,7 @@ mod tests {
     #[test]
     fn a_block_is_as_wide_as_its_row() {
         for width in [8, 384, 768, 4096, 5120, 9216, 16_384, 28_672, MAX_WIDTH] {
-            let config = NORM.for_width(width);
+            let config = QuantizeConfig { tail: width < 20_000, ..NORM }.for_width(width);
             assert_eq!(config.fault(), None, "{width}");
             assert!((config.threads * config.chunks * 8) as usize >= width, "{width}");
         }
@@ -240,6 +247,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_named() {
         let fault = |config: QuantizeConfig| config.fault().unwrap_or_default();
+        assert!(fault(NORM.for_width(28_672)).contains("at most 24320"));
         assert!(fault(QuantizeConfig { threads: 48, ..NORM }).contains("48 threads"));
         assert!(fault(QuantizeConfig { combine: Combine::None, ..NORM }).contains("a sum"));
         assert!(fault(QuantizeConfig { float: true, norm: Norm::None, ..NORM }).contains("norm"));

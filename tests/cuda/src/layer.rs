@@ -124,12 +124,14 @@ pub fn all() -> Vec<(String, String)> {
                 all.extend(candidates.iter().map(|c| (c.to_string(), c.source())));
             }
         }
-        all.extend(quantizers(layer).map(|c| (c.to_string(), c.source())));
+        let used = if layer.kind == Kind::Llama { 3 } else { 2 };
+        let used = quantizers(layer).into_iter().take(used);
+        all.extend(used.map(|c| (c.to_string(), c.source())));
     }
     all
 }
 
-/// What quantises the normalised rows, the attention's result, and the inner width's.
+/// What quantises the normalised rows, the attention's result and, of Llama, the gated ones.
 fn quantizers(layer: Layer) -> [QuantizeConfig; 3] {
     let norm = if layer.kind == Kind::Opt { Norm::Layer } else { Norm::Rms };
     let gate =
