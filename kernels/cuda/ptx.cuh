@@ -231,6 +231,12 @@ __device__ __forceinline__ void registers_give() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
+__device__ __forceinline__ u32 load_shared_4(u32 shared) {
+    u32 value;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(shared));
+    return value;
+}
+
 __device__ __forceinline__ uint4 load_shared_16(u32 shared) {
     uint4 value;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"

@@ -9,6 +9,8 @@
 template <class Config>
 struct Writeback {
     using L = Layout<Config>;
+    // Accumulators are sixteen times too large.
+    static constexpr bool kSixteenth = Config::kInt4 && !Config::kGrouped;
 
     // What a thread knows of its two channels of a block.
     struct Pair {
@@ -19,7 +21,7 @@ struct Writeback {
     static __device__ __forceinline__ Pair load_pair(const GemmArguments& args, int channel) {
         Pair pair = {};
         if (channel < args.n && Config::kOutput != Output::kS32) {
-            pair.scale = channel_pair<Config::kBias, Config::kInt4>(args.scale, args.bias, channel);
+            pair.scale = channel_pair<Config::kBias, kSixteenth>(args.scale, args.bias, channel);
             if (is_codes(Config::kOutput)) {
                 pair.codes = code_pair<Config::kDigits>(args.inverse, args.below, channel);
             }
@@ -33,13 +35,13 @@ struct Writeback {
     static __device__ __forceinline__ void load_residual(const GemmArguments& args, Residual& residual,
                                                          int token, int channel) {
         token += threadIdx.x % 4 * 2;
-        const u16* at = args.residual + static_cast<size_t>(token) * args.n + channel;
+        const u16* at = args.residual + static_cast<size_t>(token) * args.pitch + channel;
         const int rows = channel < args.n ? args.m - token : 0;
 #pragma unroll
         for (int j = 0; j < L::kChunk / 8; ++j) {
             residual[j * 2] = j * 8 < rows ? *reinterpret_cast<const u32*>(at) : 0;
-            residual[j * 2 + 1] = j * 8 + 1 < rows ? *reinterpret_cast<const u32*>(at + args.n) : 0;
-            at += 8 * static_cast<size_t>(args.n);
+            residual[j * 2 + 1] = j * 8 + 1 < rows ? *reinterpret_cast<const u32*>(at + args.pitch) : 0;
+            at += 8 * static_cast<size_t>(args.pitch);
             // One address that moves, not sixteen that are kept.
             asm volatile("" : "+l"(at));
         }
@@ -111,9 +113,9 @@ struct Writeback {
             for (int e = 0; e < 2; ++e) {
                 const int at = token + j * 8 + 2 * q + e;
                 if (at >= args.m) continue;
-                const size_t place = static_cast<size_t>(at) * args.n + channel;
+                const size_t place = static_cast<size_t>(at) * args.pitch + channel;
                 if constexpr (Config::kOutput == Output::kS32) {
-                    constexpr int kShift = Config::kInt4 ? 4 : 0;
+                    constexpr int kShift = kSixteenth ? 4 : 0;
                     int2 y = {acc[j * 4 + e] >> kShift, acc[j * 4 + 2 + e] >> kShift};
                     *reinterpret_cast<int2*>(static_cast<int*>(args.out) + place) = y;
                 } else {

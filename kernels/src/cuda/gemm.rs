@@ -1,6 +1,6 @@
 //! Instances of `gemm_sm90.cuh`.
 
-use super::pack::{BLOCK_CHANNELS, BLOCK_K, block_bytes};
+use super::pack::{BLOCK_CHANNELS, BLOCK_K, GROUPED_BLOCK_BYTES, block_bytes};
 use super::wgmma;
 use std::fmt;
 
@@ -11,6 +11,9 @@ pub enum Weights {
     Int8,
     /// Half a byte a code.
     Int4,
+    /// Half a byte a code, and an integer factor for each 64 codes of a channel: the product of both
+    /// is the INT8 weight.
+    Int4Grouped,
     /// Half a byte a code, multiplied by activations that are INT4 as well. The instruction exists
     /// before Hopper; there it is emulated, at a fortieth of the rate.
     Native4,
@@ -141,12 +144,37 @@ impl GemmConfig {
         self.cluster * self.split
     }
 
+    /// Channels of the tiles that fill a GPU of `blocks` resident thread blocks a whole number of
+    /// times, if some but not all do and the rest would leave more than half of it idle. The rest is
+    /// then better a launch of its own, [`Self::rest`], whose smaller tiles and shares of K keep all
+    /// of the GPU busy.
+    pub fn whole_waves(&self, m: usize, n: usize, blocks: usize) -> Option<usize> {
+        if self.cluster > 1 || self.split > 1 || self.blocks * self.tokens < 256 {
+            return None;
+        }
+        let token_tiles = m.div_ceil(self.tokens as usize);
+        let channel_tiles = n.div_ceil(self.tile_channels());
+        let waves = channel_tiles * token_tiles / blocks;
+        let whole = waves * blocks / token_tiles;
+        let rest = (channel_tiles - whole) * token_tiles;
+        (waves > 0 && rest > 0 && rest * 2 <= blocks).then(|| whole * self.tile_channels())
+    }
+
+    /// The instance for the rest that [`Self::whole_waves`] leaves.
+    pub fn rest(self) -> Self {
+        Self { blocks: 1, tokens: 128, split: 2, ..self }.with_stages_up_to(8)
+    }
+
     /// Dynamic shared memory of a block, as `Gemm::kSharedBytes` counts it.
     pub fn shared_bytes(&self) -> usize {
-        let int4 = self.weights == Weights::Int4;
         let chunk = self.y_box_tokens() as usize * BLOCK_CHANNELS * self.output.bytes();
         let chunks = if self.output.staged() { 2 * CONSUMERS * chunk } else { 0 };
-        let weights = CONSUMERS * self.blocks as usize * block_bytes(int4);
+        let block = match self.weights {
+            Weights::Int4 => block_bytes(true),
+            Weights::Int4Grouped => GROUPED_BLOCK_BYTES,
+            Weights::Int8 | Weights::Native4 => block_bytes(false),
+        };
+        let weights = (CONSUMERS * self.blocks as usize * block).next_multiple_of(1024);
         let stage = weights + self.tokens as usize * BLOCK_K;
         let partials = CONSUMERS * (self.split as usize - 1) * self.accumulator_bytes();
         chunks + self.stages as usize * (stage + 16) + partials + CONSUMERS * 8
@@ -169,6 +197,10 @@ impl GemmConfig {
         }
         if self.weights == Weights::Native4 {
             return Some("Hopper multiplies INT4 weights as INT8".into());
+        }
+        let gelu = self.activation == Activation::Gelu;
+        if gelu && self.weights == Weights::Int4Grouped && self.blocks * self.tokens > 192 {
+            return Some("GELU and factors of groups leave no registers for such a tile".into());
         }
         if self.output.codes() && chunk < 32 {
             return Some("codes want at least 32 tokens".into());
@@ -209,13 +241,15 @@ impl GemmConfig {
             digits,
         } = *self;
         let type_of_tokens = if unsigned { "u8" } else { "s8" };
-        let int4 = weights == Weights::Int4;
+        let grouped = weights == Weights::Int4Grouped;
+        let int4 = weights == Weights::Int4 || grouped;
         format!(
             "#define FQC_TOKENS \"{type_of_tokens}\"
 #include \"gemm_sm90.cuh\"
 
 struct Config {{
     static constexpr bool kInt4 = {int4};
+    static constexpr bool kGrouped = {grouped};
     static constexpr int kBlocks = {blocks};
     static constexpr int kTokens = {tokens};
     static constexpr int kStages = {stages};
@@ -244,7 +278,11 @@ extern \"C\" __global__ void __launch_bounds__(kThreads, 1) __cluster_dims__({gr
 /// The kernel's name.
 impl fmt::Display for GemmConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let weights = if self.weights == Weights::Int4 { "w4a8" } else { "w8a8" };
+        let weights = match self.weights {
+            Weights::Int8 | Weights::Native4 => "w8a8",
+            Weights::Int4 => "w4a8",
+            Weights::Int4Grouped => "w4g64a8",
+        };
         write!(
             f,
             "gemm_sm90_{weights}{}_{}x{}_s{}_c{}_k{}_{:?}",
@@ -302,6 +340,18 @@ mod tests {
         let split = GemmConfig { tokens: 16, cluster: 1, split: 4, ..WIDE };
         let one = GemmConfig { split: 1, ..split };
         assert_eq!(split.shared_bytes() - one.shared_bytes(), 2 * 3 * 64 * 16 * 4);
+    }
+
+    #[test]
+    fn a_last_wave_that_is_short_is_a_launch_of_its_own() {
+        let plain = GemmConfig { cluster: 1, ..WIDE };
+        // 288 tiles on 132 multiprocessors: two waves, and 24 tiles.
+        assert_eq!(plain.whole_waves(256, 36864, 132), Some(264 * 128));
+        assert_eq!(plain.whole_waves(256, 33792, 132), None);
+        assert_eq!(plain.whole_waves(256, 4096, 132), None);
+        assert_eq!(plain.whole_waves(256, 28672, 132), None);
+        assert_eq!(WIDE.whole_waves(256, 36864, 132), None);
+        assert_eq!(plain.rest().fault(), None);
     }
 
     #[test]

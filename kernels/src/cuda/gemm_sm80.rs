@@ -55,6 +55,9 @@ impl GemmSm80Config {
 
     /// What is wrong with the instance, if anything is.
     pub fn fault(&self) -> Option<String> {
+        if self.weights == Weights::Int4Grouped {
+            return Some("factors of groups are multiplied on Hopper only".into());
+        }
         let splits = |size: u32, warps: u32| warps > 0 && size.is_multiple_of(16 * warps);
         if !self.channels.is_multiple_of(BLOCK_CHANNELS as u32)
             || !splits(self.channels, self.channel_warps)
@@ -130,6 +133,7 @@ impl fmt::Display for GemmSm80Config {
         let kind = match self.weights {
             Weights::Int8 => "w8a8",
             Weights::Int4 => "w4a8",
+            Weights::Int4Grouped => "w4g64a8",
             Weights::Native4 => "w4a4",
         };
         write!(

@@ -448,7 +448,7 @@ pub fn check(device: &Device, only: &str) -> Result<()> {
             inverse: random.floats(heads * dim, 50.0, 90.0),
         };
         for config in checked(shape) {
-            if config.to_string().contains(only) {
+            if timing::wanted(&config.to_string(), only) {
                 check_one(device, &config, &problem)?;
                 count += 1;
             }
@@ -551,7 +551,7 @@ pub fn bench(device: &Device, only: &str) -> Result<Vec<Value>> {
     for (shape, causal) in TIMED {
         let instances: Vec<_> = timed(shape, causal)
             .into_iter()
-            .filter(|instance| instance.to_string().contains(only))
+            .filter(|instance| timing::wanted(&instance.to_string(), only))
             .collect();
         if instances.is_empty() {
             continue;

@@ -1,7 +1,7 @@
 //! Times: rotated buffers beyond L2, CUDA-graph replay, medians, all contenders in turn.
 
 use crate::device::{Buffer, Device};
-use crate::gemm::{Gemm, Operands, Shape};
+use crate::gemm::{Gemm, Operands, Parts, Shape};
 use crate::random;
 use crate::timing::{self, Entry, ROTATION, round};
 use crate::vendor::{Kind, Plan, Vendor};
@@ -74,7 +74,7 @@ impl<'a> Bench<'a> {
             }
         }
         for config in contenders {
-            let mut gemms = Vec::new();
+            let (mut gemms, mut parts) = (Vec::new(), Vec::new());
             for set in &sets {
                 let operands = Operands {
                     x: &set.x,
@@ -82,14 +82,20 @@ impl<'a> Bench<'a> {
                     scale: &set.scale,
                     bias: &set.bias,
                     residual: &set.x_half,
-                    out: &set.y,
                     inverse: &set.inverse,
                     below: &set.bias,
+                    out: &set.y,
                 };
                 gemms.push(Gemm::new(self.device, config, shape, &operands)?);
+                parts.extend(Parts::new(self.device, config, shape, &operands)?);
             }
             let launch = |i: usize| gemms[i % gemms.len()].launch(self.device);
             entries.push(Entry::new(self.device, config.to_string(), repeats, launch)?);
+            if !parts.is_empty() {
+                let launch = |i: usize| parts[i % parts.len()].launch(self.device);
+                let name = config.to_string().replace("_c1_", "_c1+128x128_");
+                entries.push(Entry::new(self.device, name, repeats, launch)?);
+            }
         }
         timing::time(self.device, &mut entries)?;
         let best = |entry: &Entry| {

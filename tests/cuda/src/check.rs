@@ -7,7 +7,9 @@ use crate::random::Random;
 use anyhow::{Result, bail};
 use fqc_ir::quant::{digit, wide_code};
 use fqc_kernels::cuda::gemm::{Activation, Output, Weights};
-use fqc_kernels::cuda::pack::{pack_int4, pack_int8, pack_native4, pack_pairs};
+use fqc_kernels::cuda::pack::{
+    GROUP, MAX_FACTOR, pack_int4, pack_int4_grouped, pack_int8, pack_native4, pack_pairs,
+};
 use half::{bf16, f16};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +42,8 @@ struct Problem {
     shape: Shape,
     x: Vec<i16>,
     w: Vec<i8>,
+    /// Of each 64 codes of a channel; ones unless weights have them.
+    factors: Vec<u8>,
     scale: Vec<f32>,
     bias: Vec<f32>,
     residual: Vec<f32>,
@@ -55,7 +59,7 @@ impl Problem {
         let mut random = Random::new((m * 31 + n * 7 + k) as u64);
         let (limit, x_limit) = match weights {
             Weights::Int8 => (127, 127),
-            Weights::Int4 => (7, 127),
+            Weights::Int4 | Weights::Int4Grouped => (7, 127),
             Weights::Native4 => (7, 7),
         };
         let sign = |code: i8| i16::from(code) + if unsigned { i16::from(x_limit) } else { 0 };
@@ -67,8 +71,17 @@ impl Problem {
         let residual = random.floats(m * n, -1.0, 1.0);
         let inverse = random.floats(n, 30.0, 90.0);
         let digit = random.codes(n, 1).into_iter().map(|code| (code + 2) as u32).collect();
-        let accumulators = multiply(&x, &w, shape);
-        Self { shape, x, w, scale, bias, residual, inverse, digit, accumulators }
+        let groups = k.div_ceil(GROUP);
+        let factors: Vec<u8> = match weights {
+            Weights::Int4Grouped => {
+                (0..n * groups).map(|_| (random.next() % u64::from(MAX_FACTOR + 1)) as u8).collect()
+            }
+            _ => vec![1; n * groups],
+        };
+        let factor = |at: usize| factors[at / k * groups + at % k / GROUP] as i8;
+        let products: Vec<i8> = w.iter().enumerate().map(|(at, &w)| w * factor(at)).collect();
+        let accumulators = multiply(&x, &products, shape);
+        Self { shape, x, w, factors, scale, bias, residual, inverse, digit, accumulators }
     }
 
     /// The activations as the kernel reads them.
@@ -151,7 +164,7 @@ fn code_max(output: Output) -> (i32, bool) {
 pub fn check(device: &Device, products: &[Product], shapes: usize) -> Result<()> {
     let shapes = &SHAPES[..shapes.min(SHAPES.len())];
     let mut faults: BTreeMap<String, String> = BTreeMap::new();
-    for weights in [Weights::Int8, Weights::Int4, Weights::Native4] {
+    for weights in [Weights::Int8, Weights::Int4, Weights::Int4Grouped, Weights::Native4] {
         for unsigned in [false, true] {
             let alike = |product: &&Product| {
                 let meaning = product.meaning();
@@ -201,6 +214,7 @@ impl Buffers {
         let Shape { n, k, .. } = problem.shape;
         let packed = match weights {
             Weights::Int4 => pack_int4(&problem.w, n, k),
+            Weights::Int4Grouped => pack_int4_grouped(&problem.w, &problem.factors, n, k),
             Weights::Int8 => pack_int8(&problem.w, n, k),
             Weights::Native4 => pack_native4(&problem.w, n, k),
         };

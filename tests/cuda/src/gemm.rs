@@ -4,8 +4,11 @@ use crate::device::{Buffer, Device, address};
 use anyhow::Result;
 use cudarc::driver::sys::{self, CUtensorMap, CUtensorMapDataType, CUtensorMapSwizzle};
 use cudarc::driver::{CudaFunction, DeviceRepr};
-use fqc_kernels::cuda::gemm::{GemmConfig, THREADS};
-use fqc_kernels::cuda::pack::{BLOCK_K, k_blocks};
+use fqc_kernels::cuda::gemm::{GemmConfig, THREADS, Weights};
+use fqc_kernels::cuda::pack::{
+    BLOCK_CHANNELS, BLOCK_K, GROUPED_BLOCK_BYTES, block_bytes, k_blocks,
+};
+use std::ops::Range;
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -27,6 +30,7 @@ pub struct Arguments {
     m: i32,
     n: i32,
     k_blocks: i32,
+    pitch: i32,
     raster: i32,
 }
 
@@ -69,9 +73,29 @@ impl Gemm {
         shape: Shape,
         operands: &Operands,
     ) -> Result<Self> {
-        let kernel =
-            device.kernel(&config.to_string(), || config.source(), config.shared_bytes())?;
+        Self::part(device, config, shape, operands, 0..shape.n)
+    }
+
+    /// Some channels of the product, from a multiple of 64 on.
+    fn part(
+        device: &Device,
+        config: &GemmConfig,
+        whole: Shape,
+        operands: &Operands,
+        channels: Range<usize>,
+    ) -> Result<Self> {
+        let (name, source) = (config.to_string(), || sanitised(config.source()));
+        let kernel = device.kernel(&name, source, config.shared_bytes())?;
+        let shape = Shape { n: channels.len(), ..whole };
+        let block = match config.weights {
+            Weights::Int4Grouped => GROUPED_BLOCK_BYTES,
+            weights => block_bytes(weights == Weights::Int4),
+        };
+        let block_at = channels.start / BLOCK_CHANNELS * k_blocks(shape.k) * block;
         let at = |buffer: &Buffer| address(buffer, &device.stream);
+        // Where the vectors of these channels start, and a row of so many bytes an element.
+        let vector = |buffer: &Buffer| at(buffer) + channels.start as u64 * 4;
+        let row = |buffer: &Buffer, bytes: usize| at(buffer) + (channels.start * bytes) as u64;
         let x = tensor_map(
             CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
             at(operands.x),
@@ -91,9 +115,16 @@ impl Gemm {
                     CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
                 ),
             };
-            let pitch = shape.n * config.output.bytes();
+            let pitch = whole.n * config.output.bytes();
             let span = [64, config.y_box_tokens()];
-            tensor_map(kind, at(operands.out), &[shape.n, shape.m], &[pitch], &span, swizzle)?
+            tensor_map(
+                kind,
+                row(operands.out, config.output.bytes()),
+                &[shape.n, shape.m],
+                &[pitch],
+                &span,
+                swizzle,
+            )?
         } else {
             x
         };
@@ -114,16 +145,17 @@ impl Gemm {
             arguments: Arguments {
                 x,
                 y,
-                weights: at(operands.weights),
-                scale: at(operands.scale),
-                bias: at(operands.bias),
-                residual: at(operands.residual),
-                inverse: at(operands.inverse),
-                below: at(operands.below),
-                out: at(operands.out),
+                weights: at(operands.weights) + block_at as u64,
+                scale: vector(operands.scale),
+                bias: vector(operands.bias),
+                residual: row(operands.residual, 2),
+                inverse: vector(operands.inverse),
+                below: vector(operands.below),
+                out: row(operands.out, config.output.bytes()),
                 m: shape.m as i32,
                 n: shape.n as i32,
                 k_blocks: k_blocks(shape.k) as i32,
+                pitch: whole.n as i32,
                 raster: RASTER,
             },
             grid: (clusters * group) as u32,
@@ -133,6 +165,38 @@ impl Gemm {
     pub fn launch(&self, device: &Device) -> Result<()> {
         let shared = self.config.shared_bytes();
         device.launch(&self.kernel, &self.arguments, self.grid, THREADS, shared, true)
+    }
+}
+
+/// A product whose last wave of tiles is short, in two launches.
+pub struct Parts([Gemm; 2]);
+
+impl Parts {
+    /// None where one launch is as good.
+    pub fn new(
+        device: &Device,
+        config: &GemmConfig,
+        shape: Shape,
+        operands: &Operands,
+    ) -> Result<Option<Self>> {
+        let Some(whole) = config.whole_waves(shape.m, shape.n, device.processors as usize) else {
+            return Ok(None);
+        };
+        let main = Gemm::part(device, config, shape, operands, 0..whole)?;
+        let rest = Gemm::part(device, &config.rest(), shape, operands, whole..shape.n)?;
+        Ok(Some(Self([main, rest])))
+    }
+
+    pub fn launch(&self, device: &Device) -> Result<()> {
+        self.0.iter().try_for_each(|part| part.launch(device))
+    }
+}
+
+/// With `FQC_EVERY_LANE` set, the variant of a Hopper gemm for compute-sanitizer's racecheck.
+pub fn sanitised(source: String) -> String {
+    match std::env::var_os("FQC_EVERY_LANE") {
+        Some(_) => format!("#define FQC_EVERY_LANE\n{source}"),
+        None => source,
     }
 }
 

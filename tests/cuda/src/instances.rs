@@ -19,7 +19,7 @@ const BASE: GemmConfig = GemmConfig {
     digits: false,
 };
 
-const WEIGHTS: [Weights; 2] = [Weights::Int8, Weights::Int4];
+const WEIGHTS: [Weights; 3] = [Weights::Int8, Weights::Int4, Weights::Int4Grouped];
 
 /// Tiles as (blocks, tokens, cluster, split).
 const TILES: [(u32, u32, u32, u32); 24] = [
@@ -186,10 +186,17 @@ pub fn timed(m: usize) -> Vec<GemmConfig> {
     finished(all)
 }
 
+/// An instance and, where it may leave a rest, that one's.
+fn with_rest(config: GemmConfig) -> impl Iterator<Item = GemmConfig> {
+    let leaves = config.cluster == 1 && config.split == 1 && config.blocks * config.tokens >= 256;
+    [Some(config), leaves.then(|| config.rest())].into_iter().flatten()
+}
+
 /// Every instance that any command uses.
 pub fn all() -> Vec<Product> {
     let timed = [8, 16, 32, 64, 256, 512, 2048].into_iter().flat_map(timed);
-    let mut all: Vec<_> = checked().into_iter().chain(timed.map(Product::Hopper)).collect();
+    let hopper = checked_hopper().into_iter().chain(timed).flat_map(with_rest).map(Product::Hopper);
+    let mut all: Vec<_> = hopper.chain(checked_sm80().into_iter().map(Product::Sm80)).collect();
     all.sort_by_key(ToString::to_string);
     all.dedup();
     all

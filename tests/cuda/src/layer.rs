@@ -231,7 +231,7 @@ impl Step {
 /// Times every layer at every shape, with INT8 and with INT4 weights.
 pub fn bench(device: &Device, only: &str) -> Result<Vec<Value>> {
     let mut records = Vec::new();
-    for layer in LAYERS.into_iter().filter(|layer| layer.name.contains(only)) {
+    for layer in LAYERS.into_iter().filter(|layer| timing::wanted(layer.name, only)) {
         for (batch, length) in SHAPES {
             let mut bits = Vec::new();
             for weights in [Weights::Int8, Weights::Int4] {

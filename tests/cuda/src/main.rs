@@ -39,7 +39,7 @@ usage: fqc-cuda-bench COMMAND [OPTION VALUE]...
   --m M,M...            token counts to time
   --layers FIRST..END   layers to time, of six
   --shapes N            check the first N shapes only
-  --only TEXT           instances whose names contain the text
+  --only TEXT,TEXT...   instances whose names contain the texts
   --part NAME           gemm, quantize, attention or layer alone
 
 Kernels are cached in $FQC_CACHE/cubins (.cache by default). NVRTC is found in $FQC_NVRTC, in
@@ -121,7 +121,7 @@ fn compile(options: &Options) -> Result<()> {
     if options.wants("layer") {
         all.extend(layer::all());
     }
-    all.retain(|(name, _)| options.part == "layer" || name.contains(&options.only));
+    all.retain(|(name, _)| options.part == "layer" || timing::wanted(name, &options.only));
     let sources: BTreeMap<String, String> = all.into_iter().collect();
     let (sources, next) = (Vec::from_iter(sources), AtomicUsize::new(0));
     let work = || -> Result<()> {
@@ -151,7 +151,7 @@ fn check(options: &Options) -> Result<()> {
     }
     if options.wants("gemm") {
         let mut products = instances::checked();
-        products.retain(|product| product.to_string().contains(&options.only));
+        products.retain(|product| timing::wanted(&product.to_string(), &options.only));
         check::check(&device, &products, options.shapes)?;
     }
     Ok(())
@@ -188,7 +188,7 @@ fn bench(options: &Options) -> Result<()> {
     for &m in tokens {
         for &(k, n) in &LAYERS[options.layers.clone()] {
             let mut contenders = instances::timed(m);
-            contenders.retain(|config| config.to_string().contains(&options.only));
+            contenders.retain(|config| timing::wanted(&config.to_string(), &options.only));
             let mut records = bench.shape(Shape { m, n, k }, &contenders)?;
             records.iter().try_for_each(&mut write)?;
             summary.add(m, &records);

@@ -1,7 +1,7 @@
 //! A product by either family of gemms.
 
 use crate::device::Device;
-use crate::gemm::{Gemm, Operands, Shape};
+use crate::gemm::{Gemm, Operands, Parts, Shape, sanitised};
 use crate::gemm_sm80::GemmSm80;
 use anyhow::Result;
 use fqc_kernels::cuda::gemm::{Activation, GemmConfig, Output, Weights};
@@ -55,14 +55,17 @@ impl Product {
 
     pub fn source(&self) -> String {
         match self {
-            Self::Hopper(config) => config.source(),
+            Self::Hopper(config) => sanitised(config.source()),
             Self::Sm80(config) => config.source(),
         }
     }
 
     pub fn launch(&self, device: &Device, shape: Shape, operands: &Operands) -> Result<()> {
         match self {
-            Self::Hopper(config) => Gemm::new(device, config, shape, operands)?.launch(device),
+            Self::Hopper(config) => match Parts::new(device, config, shape, operands)? {
+                Some(parts) => parts.launch(device),
+                None => Gemm::new(device, config, shape, operands)?.launch(device),
+            },
             Self::Sm80(config) => GemmSm80::new(device, config, shape, operands)?.launch(device),
         }
     }

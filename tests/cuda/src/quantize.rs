@@ -314,7 +314,7 @@ pub fn check(device: &Device, only: &str) -> Result<()> {
         for rows in [1, 7, 301] {
             let problem = Problem::new(rows, width);
             for config in checked(width) {
-                if config.to_string().contains(only) {
+                if timing::wanted(&config.to_string(), only) {
                     check_one(device, &config, &problem)?;
                     count += 1;
                 }
@@ -501,7 +501,8 @@ fn bench_one(
             Ok(set)
         })
         .collect::<Result<Vec<_>>>()?;
-    let configs = timed(width).into_iter().filter(|config| config.to_string().contains(only));
+    let configs =
+        timed(width).into_iter().filter(|config| timing::wanted(&config.to_string(), only));
     let mut entries = Vec::new();
     let mut sizes = Vec::new();
     for config in configs {

@@ -75,3 +75,8 @@ pub fn time(device: &Device, entries: &mut [Entry]) -> Result<()> {
 pub fn round(value: f64, steps: f64) -> f64 {
     (value * steps).round() / steps
 }
+
+/// Whether a name contains every one of some texts with commas between.
+pub fn wanted(name: &str, only: &str) -> bool {
+    only.split(',').all(|text| name.contains(text))
+}
