@@ -504,7 +504,7 @@ fn bench_one(
     let configs =
         timed(width).into_iter().filter(|config| timing::wanted(&config.to_string(), only));
     let mut entries = Vec::new();
-    let mut sizes = Vec::new();
+    let (mut sizes, mut held) = (Vec::new(), Vec::new());
     for config in configs {
         let padded = if config.tail { padded } else { width };
         let shape = Rows { rows, width, pitch: width, padded };
@@ -533,6 +533,15 @@ fn bench_one(
         let repeats = timing::repeats(expected_ms, sets);
         let work = |i: usize| launches[i % sets].launch(device);
         entries.push(Entry::new(device, config.to_string(), repeats, work)?);
+        // A copy that reads and writes as many bytes together.
+        let half = bytes(&config, shape) / 2;
+        let copies = buffers
+            .iter()
+            .map(|_| -> Result<_> { Ok([device.filled(half, 1)?, device.filled(half, 2)?]) })
+            .collect::<Result<Vec<_>>>()?;
+        let work = |i: usize| device.copy(&copies[i % sets][0], &copies[i % sets][1]);
+        entries.push(Entry::new(device, format!("copy for {config}"), repeats, work)?);
+        held.extend(copies);
         sizes.push((config.to_string(), bytes(&config, shape)));
     }
     timing::time(device, &mut entries)?;
@@ -541,18 +550,21 @@ fn bench_one(
     let mut records = Vec::new();
     for (name, size) in sizes {
         let Some(ms) = time(&name) else { continue };
-        let over_copy = ms / (size as f64 / bandwidth * 1e3);
+        let over_bytes = ms / (size as f64 / bandwidth * 1e3);
         let over_plain = time(&name.replace("_tail", "")).filter(|_| name.contains("_tail"));
         let over_plain = over_plain.map(|plain| round(ms / plain, 1000.0));
+        let copy = time(&format!("copy for {name}")).unwrap_or(f64::NAN);
         println!(
-            "{:8.2} us {:5.2}x its bytes, {} {name}",
+            "{:8.2} us {:5.2}x its bytes, {:5.2}x a copy of them, {} {name}",
             ms * 1e3,
-            over_copy,
+            over_bytes,
+            ms / copy,
             over_plain.map_or("     ".into(), |ratio| format!("{ratio:.2}x")),
         );
         records.push(json!({
             "rows": rows, "width": width, "name": name, "us": round(ms * 1e3, 100.0),
-            "over_copy": round(over_copy, 1000.0), "over_without_tail": over_plain,
+            "over_bytes": round(over_bytes, 1000.0), "over_copy": round(ms / copy, 1000.0),
+            "over_without_tail": over_plain,
         }));
     }
     Ok(records)
