@@ -98,10 +98,10 @@ impl AttentionConfig {
         None
     }
 
-    fn head(&self) -> String {
+    fn head(&self, file: &str) -> String {
         let Self { dim, keys, warps, row_tiles, causal, mask, split, output } = *self;
         format!(
-            "#include \"attention.cuh\"
+            "#include \"{file}\"
 
 struct Config {{
     static constexpr int kDim = {dim};
@@ -128,7 +128,7 @@ extern \"C\" __global__ void __launch_bounds__({threads})
     Attention<Config>::run(arguments);
 }}
 ",
-            head = self.head(),
+            head = self.head("attention.cuh"),
             shared = self.shared_bytes(),
             threads = self.threads(),
         )
@@ -148,7 +148,7 @@ extern \"C\" __global__ void __launch_bounds__({SUM_THREADS})
     AttentionSum<Config>::run(arguments);
 }}
 ",
-            head = self.head(),
+            head = self.head("attention_sum.cuh"),
             name = self.sum_name(),
         )
     }

@@ -13,7 +13,7 @@ pub mod rotate;
 pub mod wgmma;
 
 /// Every source by the name that `#include` gives it.
-pub const SOURCES: [(&str, &str); 14] = [
+pub const SOURCES: [(&str, &str); 16] = [
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
     ("wgmma.cuh", include_str!("../../cuda/wgmma.cuh")),
     ("epilogue.cuh", include_str!("../../cuda/epilogue.cuh")),
@@ -21,6 +21,8 @@ pub const SOURCES: [(&str, &str); 14] = [
     ("mainloop_sm90.cuh", include_str!("../../cuda/mainloop_sm90.cuh")),
     ("writeback_sm90.cuh", include_str!("../../cuda/writeback_sm90.cuh")),
     ("gemm_sm90.cuh", include_str!("../../cuda/gemm_sm90.cuh")),
+    ("attention_arguments.cuh", include_str!("../../cuda/attention_arguments.cuh")),
+    ("attention_sum.cuh", include_str!("../../cuda/attention_sum.cuh")),
     ("attention.cuh", include_str!("../../cuda/attention.cuh")),
     ("wgmma_half.cuh", include_str!("../../cuda/wgmma_half.cuh")),
     ("attention_sm90.cuh", include_str!("../../cuda/attention_sm90.cuh")),
