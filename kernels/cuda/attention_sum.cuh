@@ -14,19 +14,23 @@ struct AttentionSum {
         launch_dependents();
         launch_wait();
         if (row >= rows) return;
-        float top = 4.0f * kHidden, total = 0.0f;
-        float sums[kDim / 32] = {};
-        for (int split = 0; split < args.splits; ++split) {
-            const float* from = args.partial + (static_cast<long long>(split) * rows + row) * kPitch;
-            const float2 own = *reinterpret_cast<const float2*>(from + kDim);
-            const float next = fmaxf(top, own.x);
-            const float old_factor = exp2_fast(top - next), factor = exp2_fast(own.x - next);
-            top = next;
-            total = total * old_factor + own.y * factor;
+        const float* first = args.partial + static_cast<long long>(row) * kPitch;
+        const long long step = static_cast<long long>(rows) * kPitch;
+        float top = 4.0f * kHidden;
+        for (int split = lane; split < args.splits; split += 32) top = fmaxf(top, first[split * step + kDim]);
 #pragma unroll
-            for (int i = 0; i < kDim / 32; ++i) {
-                sums[i] = sums[i] * old_factor + from[i * 32 + lane] * factor;
-            }
+        for (int mask = 16; mask > 0; mask /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, mask));
+        float total = 0.0f;
+        float sums[kDim / 32] = {};
+        // Loads of several splits are under way at a time.
+#pragma unroll 8
+        for (int split = 0; split < args.splits; ++split) {
+            const float* from = first + split * step;
+            const float2 own = *reinterpret_cast<const float2*>(from + kDim);
+            const float factor = exp2_fast(own.x - top);
+            total = fmaf(own.y, factor, total);
+#pragma unroll
+            for (int i = 0; i < kDim / 32; ++i) sums[i] = fmaf(from[i * 32 + lane], factor, sums[i]);
         }
         const int query = row % args.queries, head = row / args.queries % args.heads;
         const long long to = row / args.queries / args.heads * args.out_at.batch + head * args.out_at.head +
