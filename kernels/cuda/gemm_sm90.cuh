@@ -44,7 +44,7 @@ struct Gemm {
             for (int k = part.begin; k < part.end; ++k, ring.advance()) {
                 barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
                 const u32 full = shared.full(ring.stage);
-                barrier_expect(full, L::kStage);
+                barrier_expect(full, L::kFetched);
 #pragma unroll
                 for (int b = 0; b < L::kTileChannels / kBlockChannels; ++b) {
                     // A block past the last channel is fetched from the last one and never stored.
@@ -80,10 +80,10 @@ struct Gemm {
         for (int index = blockIdx.x / L::kGroup; index < tiles; index += clusters) {
             Tile tile(args, index, rank);
             const int first = tile.channel + consumer * Config::kBlocks * kBlockChannels;
-            ChannelPair pairs[Config::kBlocks];
+            typename W::Pair pairs[Config::kBlocks];
 #pragma unroll
             for (int b = 0; b < Config::kBlocks; ++b) {
-                pairs[b] = W::channel_pair(args, first + b * kBlockChannels + own_channel);
+                pairs[b] = W::load_pair(args, first + b * kBlockChannels + own_channel);
             }
             // The residual of a chunk is fetched a chunk ahead, the first while K is summed; GELU
             // leaves no registers for that.
@@ -140,7 +140,7 @@ struct Gemm {
         if (threadIdx.x == 0) {
             for (int stage = 0; stage < Config::kStages; ++stage) {
                 barrier_init(shared.full(stage), 1);
-                barrier_init(shared.empty(stage), kConsumers * 4 * Config::kCluster);
+                barrier_init(shared.empty(stage), kConsumers * kArrivals * Config::kCluster);
             }
             if (Config::kSplit > 1) {
                 for (int consumer = 0; consumer < kConsumers; ++consumer) {

@@ -6,34 +6,47 @@
 constexpr int kBlockK = 128;         // codes of K in one stage
 constexpr int kBlockChannels = 64;   // channels of one packed block of weights
 constexpr int kConsumers = 2;        // warpgroups that multiply
+#ifdef FQC_EVERY_LANE
+constexpr int kArrivals = 128;       // of a consumer, when it has read a stage
+#else
+constexpr int kArrivals = 4;
+#endif
 constexpr int kThreads = 128 * (kConsumers + 1);
 constexpr int kChunkTokens = 64;     // tokens of one store of the epilogue
 
 struct GemmArguments {
     TensorMap x;            // [m][k], boxes of 128 codes by kTokens / kCluster tokens, 128-byte swizzle
-    TensorMap y;            // [m][n], boxes of 64 channels by chunk tokens; f16, bf16 and s8 only
+    TensorMap y;            // [m][n], boxes of 64 channels by chunk tokens; not f32 and s32
     const u8* weights;      // [ceil(n / 64)][k_blocks] packed blocks
     const float* scale;     // [n]
     const float* bias;      // [n]
-    const u16* residual;    // [m][n], of the output's type
-    void* out;              // [m][n]; f32 and s32 only
-    float requantise;       // 1 / scale of an s8 output
+    const u16* residual;    // [m] rows, halves of the output's kind (f16 with codes)
+    const float* inverse;   // [n]: multiplier before rounding; code outputs only
+    const float* below;     // [n]: (digit - 1) * max of a channel; kDigits only
+    void* out;              // [m] rows; f32 and s32 only
     int m, n, k_blocks;
+    int pitch;              // elements of a row of `residual` and `out`: n, or more where n is a part
     int raster;             // token tiles that are walked together, for the sake of L2
 };
 
-// Config: kInt4 (weights), kBlocks (packed blocks of a consumer), kTokens (of a tile), kStages,
-// kCluster, kSplit, kOutput, kActivation, kBias, kResidual.
+// Config: kInt4 (weights), kGrouped (an integer factor for each 64 codes of an INT4 channel), kBlocks
+// (packed blocks of a consumer), kTokens (of a tile), kStages, kCluster, kSplit, kOutput, kActivation,
+// kBias, kResidual, kDigits.
 template <class Config>
 struct Layout {
     static constexpr int kTileChannels = kConsumers * Config::kBlocks * kBlockChannels;
-    static constexpr int kWeightBlock = kBlockChannels * kBlockK / (Config::kInt4 ? 2 : 1);
-    static constexpr int kWeightStage = kTileChannels / kBlockChannels * kWeightBlock;
+    // Codes, and after them the factors of 64 channels and two groups, a byte each.
+    static constexpr int kCodeBytes = kBlockChannels * kBlockK / (Config::kInt4 ? 2 : 1);
+    static constexpr int kWeightBlock = kCodeBytes + (Config::kGrouped ? kBlockChannels * 2 : 0);
+    static constexpr int kWeightBytes = kTileChannels / kBlockChannels * kWeightBlock;
+    // Tokens are swizzled by their address, which is a multiple of 1024.
+    static constexpr int kWeightStage = (kWeightBytes + 1023) / 1024 * 1024;
     static constexpr int kTokenStage = Config::kTokens * kBlockK;
     static constexpr int kStage = kWeightStage + kTokenStage;
+    static constexpr int kFetched = kWeightBytes + kTokenStage;
     static constexpr int kTokenShare = Config::kTokens / Config::kCluster;
     static constexpr bool kStaged = Config::kOutput != Output::kF32 && Config::kOutput != Output::kS32;
-    static constexpr int kOutputBytes = Config::kOutput == Output::kS8 ? 1 : 2;
+    static constexpr int kOutputBytes = is_codes(Config::kOutput) ? 1 : 2;
     static constexpr int kChunk = Config::kTokens < kChunkTokens ? Config::kTokens : kChunkTokens;
     static constexpr int kChunkBytes = kChunk * kBlockChannels * kOutputBytes;
     static constexpr int kOutputBuffers = kStaged ? 2 : 0;
@@ -47,9 +60,8 @@ struct Layout {
     static_assert(Config::kCluster == 1 || Config::kSplit == 1, "a cluster shares tokens or splits K");
     static constexpr int kGroup = Config::kCluster * Config::kSplit;  // blocks of a cluster
 
-    // The conversion to 16 bits can do ReLU on its way.
-    static constexpr bool kLateRelu = kOutputBytes == 2 && kStaged && !Config::kResidual &&
-                                      Config::kActivation == Activation::kRelu;
+    // The conversion to 16 bits, or the cut to codes, can do ReLU on its way.
+    static constexpr bool kLateRelu = kStaged && !Config::kResidual && Config::kActivation == Activation::kRelu;
 
     using Accumulators = int[Config::kBlocks][Config::kTokens / 2];
 

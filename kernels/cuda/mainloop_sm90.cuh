@@ -29,35 +29,61 @@ struct Mainloop {
         wgmma_commit();
     }
 
-    // A thread's INT4 weights of one stage: for each half of its K, four words.
-    using Packed = uint4[Config::kBlocks][2];
+    // A thread's INT4 weights of one stage: for each half of its K, four words; and, a byte each, the
+    // factors of its two channels in the first half, then in the second.
+    struct Packed {
+        uint4 codes[Config::kBlocks][2];
+        u32 factors[Config::kBlocks];
+    };
     // Half of them as operands: two steps of K, four registers each.
     using Fragments = u32[Config::kBlocks][2][4];
 
     static __device__ __forceinline__ void load(Packed& packed, u32 weights) {
+        const int thread = threadIdx.x % 128;
 #pragma unroll
         for (int b = 0; b < Config::kBlocks; ++b) {
-            packed[b][0] = load_shared_16(weights + b * L::kWeightBlock);
-            packed[b][1] = load_shared_16(weights + b * L::kWeightBlock + L::kWeightBlock / 2);
+            const u32 own = weights + thread * 16 + b * L::kWeightBlock;
+            packed.codes[b][0] = load_shared_16(own);
+            packed.codes[b][1] = load_shared_16(own + L::kCodeBytes / 2);
+            packed.factors[b] = 0;
+            if constexpr (Config::kGrouped) {
+                const u32 factors = weights + b * L::kWeightBlock + L::kCodeBytes;
+                packed.factors[b] = load_shared_4(factors + thread / 4 * 4);
+            }
         }
     }
 
     // A byte holds the codes of one k of two neighbouring channels, rows r and r + 8 of the
-    // fragment. Both come out times 16, which the epilogue takes back.
+    // fragment.
     static __device__ __forceinline__ void unpack(Fragments& fragments, const Packed& packed, int half) {
 #pragma unroll
         for (int b = 0; b < Config::kBlocks; ++b) {
-            const u32 words[4] = {packed[b][half].x, packed[b][half].y, packed[b][half].z, packed[b][half].w};
+            const uint4& four = packed.codes[b][half];
+            const u32 words[4] = {four.x, four.y, four.z, four.w};
+            const u32 low_factor = packed.factors[b] >> (half * 16) & 0xff;
+            const u32 high_factor = packed.factors[b] >> (half * 16 + 8) & 0xff;
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 u32& low = fragments[b][i / 2][i % 2 * 2];
                 u32& high = fragments[b][i / 2][i % 2 * 2 + 1];
-                low = (words[i] << 4) & 0xf0f0f0f0u;
-                high = words[i] & 0xf0f0f0f0u;
+                if constexpr (Config::kGrouped) {
+                    low = times(words[i] & 0x0f0f0f0fu, low_factor);
+                    high = times(words[i] >> 4 & 0x0f0f0f0fu, high_factor);
+                } else {
+                    // Both come out times 16, which the epilogue takes back.
+                    low = (words[i] << 4) & 0xf0f0f0f0u;
+                    high = words[i] & 0xf0f0f0f0u;
+                }
                 // Here and not between the multiplications, where ptxas would synchronise (C7519).
                 asm volatile("" : "+r"(low), "+r"(high));
             }
         }
+    }
+
+    // Four codes, stored as code + 8, times a factor: 128 + code * factor fits a byte, so that one
+    // multiplication does for all four (LiquidQuant, arXiv 2509.01229).
+    static __device__ __forceinline__ u32 times(u32 codes, u32 factor) {
+        return (codes * factor + (0x80808080u - 0x08080808u * factor)) ^ 0x80808080u;
     }
 
     // Half a stage of INT4 weights from registers.
@@ -78,6 +104,10 @@ struct Mainloop {
 
     // Gives a stage back to the producers of all blocks that write into it; each warp for itself.
     static __device__ __forceinline__ void release(Shared shared, int stage) {
+#ifdef FQC_EVERY_LANE
+        // For racecheck, which does not follow what __syncwarp orders: each lane speaks for itself.
+        for (u32 rank = 0; rank < Config::kCluster; ++rank) barrier_arrive_at(shared.empty(stage), rank);
+#else
         const u32 lane = threadIdx.x % 32;
         // INT4 weights were read by every lane, and one arrives for all.
         if (Config::kInt4) __syncwarp();
@@ -86,6 +116,7 @@ struct Mainloop {
         } else {
             if (lane < Config::kCluster) barrier_arrive_at(shared.empty(stage), lane);
         }
+#endif
     }
 
     // All of K, in batches of half a stage. At most one batch is left in flight, so that the tensor
@@ -103,7 +134,7 @@ struct Mainloop {
                 // Two sets of registers: one is unpacked while the tensor cores read the other.
                 Packed packed;
                 Fragments even, odd;
-                load(packed, weights + threadIdx.x % 128 * 16);
+                load(packed, weights);
                 unpack(even, packed, 0);
                 multiply(acc, even, tokens, 0, k == 0);
                 wgmma_wait<1>();

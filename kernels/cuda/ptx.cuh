@@ -1,6 +1,6 @@
-// Hopper's instructions as functions: barriers, bulk copies, the order around wgmma, register
-// hand-over. No includes, so that NVRTC needs nothing but these files. Addresses named `shared`
-// are 32-bit addresses of the shared window.
+// Instructions as functions, most of them Hopper's: barriers, bulk copies, the order around wgmma,
+// register hand-over. No includes, so that NVRTC needs nothing but these files. Addresses named
+// `shared` are 32-bit addresses of the shared window.
 #pragma once
 
 using u8 = unsigned char;
@@ -95,17 +95,21 @@ __device__ __forceinline__ void store_remote_16(u32 remote, int4 value, u32 barr
                  : "memory");
 }
 
-// ---- programmatic dependent launch -----------------------------------------------------------
+// ---- programmatic dependent launch (nothing before Hopper) -----------------------------------
 
 // Lets the next kernel of the stream start its blocks where there is room.
 __device__ __forceinline__ void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 // Waits until what the kernels before have written can be read. Nothing before it may read or
 // write what they write or read.
 __device__ __forceinline__ void launch_wait() {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 // ---- copies between global and shared memory ------------------------------------------------
@@ -135,12 +139,31 @@ __device__ __forceinline__ void copy_box_multicast(u32 shared, const TensorMap* 
                  : "memory");
 }
 
+__device__ __forceinline__ void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
 // Writes a box back; what lies outside the map is left out.
 __device__ __forceinline__ void store_box(const TensorMap* map, int column, int row, u32 shared) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];"
                  ::"l"(map), "r"(column), "r"(row), "r"(shared)
                  : "memory");
-    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+    store_commit();
+}
+
+// The same of a map with four axes.
+__device__ __forceinline__ void copy_box_4d(u32 shared, const TensorMap* map, int column, int row, int head,
+                                            int batch, u32 barrier) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared), "l"(map), "r"(column), "r"(row),
+                 "r"(head), "r"(batch), "r"(barrier)
+                 : "memory");
+}
+
+// Writes back; the group is committed by store_commit.
+__device__ __forceinline__ void store_box_4d(const TensorMap* map, int column, int row, int head, int batch,
+                                             u32 shared) {
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];"
+                 ::"l"(map), "r"(column), "r"(row), "r"(head), "r"(batch), "r"(shared)
+                 : "memory");
 }
 
 // Waits until at most `kPending` of this thread's stores still read shared memory.
@@ -208,12 +231,22 @@ __device__ __forceinline__ void registers_give() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
+__device__ __forceinline__ u32 load_shared_4(u32 shared) {
+    u32 value;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(shared));
+    return value;
+}
+
 __device__ __forceinline__ uint4 load_shared_16(u32 shared) {
     uint4 value;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
                  : "r"(shared));
     return value;
+}
+
+__device__ __forceinline__ void store_shared_2(u32 shared, u32 value) {
+    asm volatile("st.shared.u16 [%0], %1;" ::"r"(shared), "h"(static_cast<u16>(value)) : "memory");
 }
 
 __device__ __forceinline__ void store_shared_4(u32 shared, u32 value) {

@@ -1,10 +1,14 @@
 // Integer wgmma as functions: 64 rows of A by kN columns of B, 32 codes deep, into s32.
 // A comes from shared memory (a descriptor) or from registers; B always from shared memory.
-// With `accumulate` zero the old accumulators are forgotten.
+// With `accumulate` zero the old accumulators are forgotten. FQC_TOKENS is the type of B: s8 or u8.
 // Printed by kernels/src/cuda/wgmma.rs.
 #pragma once
 
 #include "ptx.cuh"
+
+#ifndef FQC_TOKENS
+#define FQC_TOKENS "s8"
+#endif
 
 template <int kN>
 struct Wgmma;
@@ -13,7 +17,7 @@ template <>
 struct Wgmma<8> {
     static __device__ __forceinline__ void shared(int (&d)[4], u64 a, u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n8k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n8k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3"
             "}, %4, %5, p;\n}"
             : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
@@ -21,7 +25,7 @@ struct Wgmma<8> {
     }
     static __device__ __forceinline__ void registers(int (&d)[4], const u32 (&a)[4], u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %9, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n8k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n8k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3"
             "}, {%4, %5, %6, %7}, %8, p;\n}"
             : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
@@ -33,7 +37,7 @@ template <>
 struct Wgmma<16> {
     static __device__ __forceinline__ void shared(int (&d)[8], u64 a, u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %10, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n16k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n16k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3, %4, %5, %6, %7"
             "}, %8, %9, p;\n}"
             : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7])
@@ -41,7 +45,7 @@ struct Wgmma<16> {
     }
     static __device__ __forceinline__ void registers(int (&d)[8], const u32 (&a)[4], u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %13, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n16k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n16k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3, %4, %5, %6, %7"
             "}, {%8, %9, %10, %11}, %12, p;\n}"
             : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7])
@@ -53,7 +57,7 @@ template <>
 struct Wgmma<32> {
     static __device__ __forceinline__ void shared(int (&d)[16], u64 a, u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n32k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n32k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
             "}, %16, %17, p;\n}"
             : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7]),
@@ -62,7 +66,7 @@ struct Wgmma<32> {
     }
     static __device__ __forceinline__ void registers(int (&d)[16], const u32 (&a)[4], u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n32k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n32k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
             "}, {%16, %17, %18, %19}, %20, p;\n}"
             : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7]),
@@ -75,7 +79,7 @@ template <>
 struct Wgmma<64> {
     static __device__ __forceinline__ void shared(int (&d)[32], u64 a, u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
             "}, %32, %33, p;\n}"
@@ -87,7 +91,7 @@ struct Wgmma<64> {
     }
     static __device__ __forceinline__ void registers(int (&d)[32], const u32 (&a)[4], u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
             "}, {%32, %33, %34, %35}, %36, p;\n}"
@@ -103,7 +107,7 @@ template <>
 struct Wgmma<128> {
     static __device__ __forceinline__ void shared(int (&d)[64], u64 a, u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
             "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -121,7 +125,7 @@ struct Wgmma<128> {
     }
     static __device__ __forceinline__ void registers(int (&d)[64], const u32 (&a)[4], u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
             "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -143,7 +147,7 @@ template <>
 struct Wgmma<192> {
     static __device__ __forceinline__ void shared(int (&d)[96], u64 a, u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n192k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n192k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
             "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -167,7 +171,7 @@ struct Wgmma<192> {
     }
     static __device__ __forceinline__ void registers(int (&d)[96], const u32 (&a)[4], u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %101, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n192k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n192k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
             "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -195,7 +199,7 @@ template <>
 struct Wgmma<256> {
     static __device__ __forceinline__ void shared(int (&d)[128], u64 a, u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
             "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -225,7 +229,7 @@ struct Wgmma<256> {
     }
     static __device__ __forceinline__ void registers(int (&d)[128], const u32 (&a)[4], u64 b, int accumulate) {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %133, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 {"
+            "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8." FQC_TOKENS " {"
             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
             "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "

@@ -16,7 +16,7 @@ const TABLE: [(&str, &str, &[&str]); 12] = [
     ("fqrt", "runtime/engine", &["fqbin"]),
     ("fqc", "compiler/driver", ALL),
     ("fqc-tests", "tests", ALL),
-    ("fqc-cuda-bench", "tests/cuda", &["fqc-kernels", "fqc-codegen"]),
+    ("fqc-cuda-bench", "tests/cuda", &["fqc-ir", "fqc-kernels", "fqc-codegen"]),
     ("xtask", "xtask", &[]),
 ];
 

@@ -1,16 +1,33 @@
 //! Instances of `gemm_sm90.cuh`.
 
-use super::pack::{BLOCK_CHANNELS, BLOCK_K, block_bytes};
+use super::pack::{BLOCK_CHANNELS, BLOCK_K, GROUPED_BLOCK_BYTES, block_bytes};
 use super::wgmma;
 use std::fmt;
 
-/// How weights lie in memory. Multiplication is INT8 either way.
+/// How weights lie in memory. Multiplication is INT8 unless they are `Native4`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Weights {
     /// One byte a code.
     Int8,
     /// Half a byte a code.
     Int4,
+    /// Half a byte a code, and an integer factor for each 64 codes of a channel: the product of both
+    /// is the INT8 weight.
+    Int4Grouped,
+    /// Half a byte a code, multiplied by activations that are INT4 as well. The instruction exists
+    /// before Hopper; there it is emulated, at a fortieth of the rate.
+    Native4,
+    /// IEEE halves, multiplied by halves into float sums: layers that stay float. For `mma.sync`.
+    F16,
+    /// The same in bfloat16.
+    Bf16,
+}
+
+impl Weights {
+    /// Whether products are of halves.
+    pub fn float(self) -> bool {
+        matches!(self, Self::F16 | Self::Bf16)
+    }
 }
 
 /// Activation of the epilogue.
@@ -39,8 +56,15 @@ pub enum Output {
     F32,
     /// The accumulators themselves; neither scale, bias, activation nor residual is applied.
     S32,
-    /// Codes, re-quantised with a static scale.
+    /// Codes from -127 to 127, one digit a channel: `c = rint(y * inverse[o])` and
+    /// `sgn(c) * clamp(|c| - below[o], 0, 127)`.
     S8,
+    /// The same from 0 to 255.
+    U8,
+    /// The same from -7 to 7, a byte each.
+    S4,
+    /// The same from 0 to 15, a byte each.
+    U4,
 }
 
 impl Output {
@@ -49,8 +73,13 @@ impl Output {
         match self {
             Self::F16 | Self::Bf16 => 2,
             Self::F32 | Self::S32 => 4,
-            Self::S8 => 1,
+            Self::S8 | Self::U8 | Self::S4 | Self::U4 => 1,
         }
+    }
+
+    /// Whether results are codes.
+    pub fn codes(self) -> bool {
+        self.bytes() == 1
     }
 
     /// Whether results go through shared memory and a tensor map.
@@ -81,8 +110,12 @@ pub struct GemmConfig {
     pub activation: Activation,
     /// Whether a bias is added.
     pub bias: bool,
-    /// Whether a residual of the output's type (f16 with s8) is added.
+    /// Whether a residual of the output's type (f16 with codes) is added.
     pub residual: bool,
+    /// Whether activations are bytes from 0 to 255; from -128 to 127 otherwise.
+    pub unsigned: bool,
+    /// Whether a channel of a code output may be a higher digit; all are the first otherwise.
+    pub digits: bool,
 }
 
 /// Shared memory that a block of a Hopper GPU can have.
@@ -122,12 +155,37 @@ impl GemmConfig {
         self.cluster * self.split
     }
 
+    /// Channels of the tiles that fill a GPU of `blocks` resident thread blocks a whole number of
+    /// times, if some but not all do and the rest would leave more than half of it idle. The rest is
+    /// then better a launch of its own, [`Self::rest`], whose smaller tiles and shares of K keep all
+    /// of the GPU busy.
+    pub fn whole_waves(&self, m: usize, n: usize, blocks: usize) -> Option<usize> {
+        if self.cluster > 1 || self.split > 1 || self.blocks * self.tokens < 256 {
+            return None;
+        }
+        let token_tiles = m.div_ceil(self.tokens as usize);
+        let channel_tiles = n.div_ceil(self.tile_channels());
+        let waves = channel_tiles * token_tiles / blocks;
+        let whole = waves * blocks / token_tiles;
+        let rest = (channel_tiles - whole) * token_tiles;
+        (waves > 0 && rest > 0 && rest * 2 <= blocks).then(|| whole * self.tile_channels())
+    }
+
+    /// The instance for the rest that [`Self::whole_waves`] leaves.
+    pub fn rest(self) -> Self {
+        Self { blocks: 1, tokens: 128, split: 2, ..self }.with_stages_up_to(8)
+    }
+
     /// Dynamic shared memory of a block, as `Gemm::kSharedBytes` counts it.
     pub fn shared_bytes(&self) -> usize {
-        let int4 = self.weights == Weights::Int4;
         let chunk = self.y_box_tokens() as usize * BLOCK_CHANNELS * self.output.bytes();
         let chunks = if self.output.staged() { 2 * CONSUMERS * chunk } else { 0 };
-        let weights = CONSUMERS * self.blocks as usize * block_bytes(int4);
+        let block = match self.weights {
+            Weights::Int4 => block_bytes(true),
+            Weights::Int4Grouped => GROUPED_BLOCK_BYTES,
+            _ => block_bytes(false),
+        };
+        let weights = (CONSUMERS * self.blocks as usize * block).next_multiple_of(1024);
         let stage = weights + self.tokens as usize * BLOCK_K;
         let partials = CONSUMERS * (self.split as usize - 1) * self.accumulator_bytes();
         chunks + self.stages as usize * (stage + 16) + partials + CONSUMERS * 8
@@ -148,8 +206,21 @@ impl GemmConfig {
         if !matches!(self.split, 1 | 2 | 4 | 8) || self.cluster > 1 && self.split > 1 {
             return Some(format!("K split {} ways in a cluster of {}", self.split, self.cluster));
         }
-        if self.output == Output::S8 && chunk < 32 {
-            return Some("s8 results want at least 32 tokens".into());
+        if self.weights == Weights::Native4 {
+            return Some("Hopper multiplies INT4 weights as INT8".into());
+        }
+        if self.weights.float() {
+            return Some("halves are multiplied by mma.sync".into());
+        }
+        let gelu = self.activation == Activation::Gelu;
+        if gelu && self.weights == Weights::Int4Grouped && self.blocks * self.tokens > 192 {
+            return Some("GELU and factors of groups leave no registers for such a tile".into());
+        }
+        if self.output.codes() && chunk < 32 {
+            return Some("codes want at least 32 tokens".into());
+        }
+        if self.digits && !self.output.codes() {
+            return Some(format!("digits of {:?} results", self.output));
         }
         if self.residual && !self.output.staged() {
             return Some(format!("a residual with {:?} results", self.output));
@@ -180,13 +251,19 @@ impl GemmConfig {
             activation,
             bias,
             residual,
+            unsigned,
+            digits,
         } = *self;
-        let int4 = weights == Weights::Int4;
+        let type_of_tokens = if unsigned { "u8" } else { "s8" };
+        let grouped = weights == Weights::Int4Grouped;
+        let int4 = weights == Weights::Int4 || grouped;
         format!(
-            "#include \"gemm_sm90.cuh\"
+            "#define FQC_TOKENS \"{type_of_tokens}\"
+#include \"gemm_sm90.cuh\"
 
 struct Config {{
     static constexpr bool kInt4 = {int4};
+    static constexpr bool kGrouped = {grouped};
     static constexpr int kBlocks = {blocks};
     static constexpr int kTokens = {tokens};
     static constexpr int kStages = {stages};
@@ -196,6 +273,7 @@ struct Config {{
     static constexpr Activation kActivation = Activation::k{activation:?};
     static constexpr bool kBias = {bias};
     static constexpr bool kResidual = {residual};
+    static constexpr bool kDigits = {digits};
 }};
 
 static_assert(Gemm<Config>::kSharedBytes == {shared}, \"the host counts shared memory alike\");
@@ -214,10 +292,18 @@ extern \"C\" __global__ void __launch_bounds__(kThreads, 1) __cluster_dims__({gr
 /// The kernel's name.
 impl fmt::Display for GemmConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let weights = if self.weights == Weights::Int4 { "w4a8" } else { "w8a8" };
+        let weights = match self.weights {
+            Weights::Int8 => "w8a8",
+            Weights::Native4 => "w4a4",
+            Weights::F16 => "f16",
+            Weights::Bf16 => "bf16",
+            Weights::Int4 => "w4a8",
+            Weights::Int4Grouped => "w4g64a8",
+        };
         write!(
             f,
-            "gemm_sm90_{weights}_{}x{}_s{}_c{}_k{}_{:?}",
+            "gemm_sm90_{weights}{}_{}x{}_s{}_c{}_k{}_{:?}",
+            if self.unsigned { "u" } else { "" },
             self.tile_channels(),
             self.tokens,
             self.stages,
@@ -231,8 +317,8 @@ impl fmt::Display for GemmConfig {
         if self.bias {
             f.write_str("_bias")?;
         }
-        if self.residual {
-            f.write_str("_residual")?;
+        for (set, name) in [(self.residual, "_residual"), (self.digits, "_digits")] {
+            f.write_str(if set { name } else { "" })?;
         }
         Ok(())
     }
@@ -253,6 +339,8 @@ mod tests {
         activation: Activation::Relu,
         bias: true,
         residual: false,
+        unsigned: false,
+        digits: false,
     };
 
     #[test]
@@ -272,6 +360,18 @@ mod tests {
     }
 
     #[test]
+    fn a_last_wave_that_is_short_is_a_launch_of_its_own() {
+        let plain = GemmConfig { cluster: 1, ..WIDE };
+        // 288 tiles on 132 multiprocessors: two waves, and 24 tiles.
+        assert_eq!(plain.whole_waves(256, 36864, 132), Some(264 * 128));
+        assert_eq!(plain.whole_waves(256, 33792, 132), None);
+        assert_eq!(plain.whole_waves(256, 4096, 132), None);
+        assert_eq!(plain.whole_waves(256, 28672, 132), None);
+        assert_eq!(WIDE.whole_waves(256, 36864, 132), None);
+        assert_eq!(plain.rest().fault(), None);
+    }
+
+    #[test]
     fn what_the_hardware_cannot_do_is_named() {
         let fault = |config: GemmConfig| config.fault().unwrap_or_default();
         assert_eq!(WIDE.fault(), None);
@@ -284,5 +384,7 @@ mod tests {
         assert!(fault(plain).contains("a residual with S32"));
         let s8 = GemmConfig { tokens: 16, output: Output::S8, cluster: 1, ..WIDE };
         assert!(fault(s8).contains("32 tokens"));
+        assert!(fault(GemmConfig { weights: Weights::Native4, ..WIDE }).contains("as INT8"));
+        assert!(fault(GemmConfig { digits: true, ..WIDE }).contains("digits of F16"));
     }
 }

@@ -3,12 +3,17 @@
 //! The sources under `kernels/cuda` include nothing but each other. An instance is a named
 //! configuration; it prints the few lines that specialise a source, and codegen compiles them.
 
+pub mod attention;
+pub mod attention_sm90;
 pub mod gemm;
+pub mod gemm_sm80;
 pub mod pack;
+pub mod quantize;
+pub mod rotate;
 pub mod wgmma;
 
 /// Every source by the name that `#include` gives it.
-pub const SOURCES: [(&str, &str); 7] = [
+pub const SOURCES: [(&str, &str); 16] = [
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
     ("wgmma.cuh", include_str!("../../cuda/wgmma.cuh")),
     ("epilogue.cuh", include_str!("../../cuda/epilogue.cuh")),
@@ -16,4 +21,13 @@ pub const SOURCES: [(&str, &str); 7] = [
     ("mainloop_sm90.cuh", include_str!("../../cuda/mainloop_sm90.cuh")),
     ("writeback_sm90.cuh", include_str!("../../cuda/writeback_sm90.cuh")),
     ("gemm_sm90.cuh", include_str!("../../cuda/gemm_sm90.cuh")),
+    ("attention_arguments.cuh", include_str!("../../cuda/attention_arguments.cuh")),
+    ("attention_sum.cuh", include_str!("../../cuda/attention_sum.cuh")),
+    ("attention.cuh", include_str!("../../cuda/attention.cuh")),
+    ("wgmma_half.cuh", include_str!("../../cuda/wgmma_half.cuh")),
+    ("attention_sm90.cuh", include_str!("../../cuda/attention_sm90.cuh")),
+    ("mma.cuh", include_str!("../../cuda/mma.cuh")),
+    ("gemm_sm80.cuh", include_str!("../../cuda/gemm_sm80.cuh")),
+    ("rotate.cuh", include_str!("../../cuda/rotate.cuh")),
+    ("quantize.cuh", include_str!("../../cuda/quantize.cuh")),
 ];

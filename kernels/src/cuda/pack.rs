@@ -53,6 +53,58 @@ pub fn pack_int4(w: &[i8], n: usize, k: usize) -> Vec<u8> {
     })
 }
 
+/// Codes of K that share a factor.
+pub const GROUP: usize = 64;
+
+/// Bytes of one block of INT4 codes with their factors.
+pub const GROUPED_BLOCK_BYTES: usize = BLOCK_CHANNELS * BLOCK_K / 2 + BLOCK_CHANNELS * 2;
+
+/// The largest factor: with codes from -7 to 7, products stay within a byte.
+pub const MAX_FACTOR: u8 = 18;
+
+/// Packs a row-major `[n, k]` weight of INT4 codes, -7..=7, with the factors
+/// `[n, ceil(k / 64)]`, 0..=18: as [`pack_int4`] with 8 added to each code, and after each block of
+/// codes a byte for each channel pair's factors in its two groups. A factor for each 128 codes is
+/// given twice.
+pub fn pack_int4_grouped(codes: &[i8], factors: &[u8], n: usize, k: usize) -> Vec<u8> {
+    let groups = k.div_ceil(GROUP);
+    assert_eq!(factors.len(), n * groups, "row-major [{n}, {groups}] factors");
+    assert!(factors.iter().all(|&factor| factor <= MAX_FACTOR), "factors up to {MAX_FACTOR}");
+    let plain = pack_int4(codes, n, k);
+    let mut packed = Vec::with_capacity(plain.len() / block_bytes(true) * GROUPED_BLOCK_BYTES);
+    for (index, block) in plain.chunks_exact(block_bytes(true)).enumerate() {
+        packed.extend(block.iter().map(|byte| byte ^ 0x88));
+        let (first, group) = (index / k_blocks(k) * BLOCK_CHANNELS, index % k_blocks(k) * 2);
+        for pair in (first..first + BLOCK_CHANNELS).step_by(2) {
+            for (channel, group) in
+                [(pair, group), (pair + 1, group), (pair, group + 1), (pair + 1, group + 1)]
+            {
+                let inside = channel < n && group < groups;
+                packed.push(if inside { factors[channel * groups + group] } else { 0 });
+            }
+        }
+    }
+    packed
+}
+
+/// Packs a row-major `[n, k]` weight of INT4 codes, `k` even, for the native instruction: as
+/// [`pack_int8`] packs bytes of two codes, the earlier in the low half. A block has 256 codes of K.
+pub fn pack_native4(w: &[i8], n: usize, k: usize) -> Vec<u8> {
+    pack_int8(&pack_pairs(w), n, k / 2)
+}
+
+/// Packs a row-major `[n, k]` weight of halves of either kind, given as their bits: as
+/// [`pack_int8`] packs their bytes. A block has 64 halves of K.
+pub fn pack_halves(w: &[u16], n: usize, k: usize) -> Vec<u8> {
+    let bytes: Vec<i8> = w.iter().flat_map(|half| half.to_le_bytes()).map(|b| b as i8).collect();
+    pack_int8(&bytes, n, k * 2)
+}
+
+/// Two codes of four bits a byte, the earlier in the low half; as native INT4 activations lie.
+pub fn pack_pairs(codes: &[i8]) -> Vec<i8> {
+    codes.chunks_exact(2).map(|pair| pair[0] & 0xf | pair[1] << 4).collect()
+}
+
 fn pack(
     w: &[i8],
     n: usize,
@@ -119,5 +171,19 @@ mod tests {
         assert_eq!(packed[4], code(0, 16) | code(1, 16) << 4);
         // Step 2 of K is the second half.
         assert_eq!(packed[2048], code(0, 64) | code(1, 64) << 4);
+    }
+
+    #[test]
+    fn factors_follow_the_codes_of_their_block() {
+        let (n, k) = (66, 200);
+        let codes = vec![-7i8; n * k];
+        let factors: Vec<u8> = (0..n * 4).map(|i| (i % 19) as u8).collect();
+        let packed = pack_int4_grouped(&codes, &factors, n, k);
+        assert_eq!(packed.len(), 4 * GROUPED_BLOCK_BYTES);
+        assert_eq!(packed[0], 0x11);
+        // Channels 2 and 3 in groups 0 and 1, then (second block) in groups 2 and 3.
+        assert_eq!(packed[4096 + 4..4096 + 8], [8, 12, 9, 13]);
+        let second = GROUPED_BLOCK_BYTES + 4096;
+        assert_eq!(packed[second + 4..second + 8], [10, 14, 11, 15]);
     }
 }

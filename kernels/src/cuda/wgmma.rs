@@ -1,4 +1,4 @@
-//! Prints `cuda/wgmma.cuh`: the integer wgmma instructions, one C++ function each. Their operand
+//! Prints `cuda/wgmma.cuh` and `cuda/wgmma_half.cuh`: the wgmma instructions, one C++ function each. Their operand
 //! lists are too long to write by hand and too regular to need it.
 
 use std::fmt::Write;
@@ -10,11 +10,15 @@ pub const TOKENS: [u32; 7] = [8, 16, 32, 64, 128, 192, 256];
 const HEAD: &str = "\
 // Integer wgmma as functions: 64 rows of A by kN columns of B, 32 codes deep, into s32.
 // A comes from shared memory (a descriptor) or from registers; B always from shared memory.
-// With `accumulate` zero the old accumulators are forgotten.
+// With `accumulate` zero the old accumulators are forgotten. FQC_TOKENS is the type of B: s8 or u8.
 // Printed by kernels/src/cuda/wgmma.rs.
 #pragma once
 
 #include \"ptx.cuh\"
+
+#ifndef FQC_TOKENS
+#define FQC_TOKENS \"s8\"
+#endif
 
 template <int kN>
 struct Wgmma;
@@ -30,6 +34,69 @@ pub fn header() -> String {
         text.push_str("};\n");
     }
     text
+}
+
+/// N that the products of halves use: keys of a tile and widths of a head.
+pub const HALF_COLUMNS: [u32; 2] = [64, 128];
+
+const HALF_HEAD: &str = "\
+// wgmma of halves as functions: 64 rows of A by kN columns of B, 16 halves deep, into floats. A comes
+// from shared memory or from registers; B from shared memory, with K along its rows if transposed.
+// With `accumulate` zero the old sums are forgotten. FQC_HALF is the type of both: f16 or bf16.
+// Printed by kernels/src/cuda/wgmma.rs.
+#pragma once
+
+#include \"ptx.cuh\"
+
+#ifndef FQC_HALF
+#define FQC_HALF \"f16\"
+#endif
+
+template <int kN>
+struct WgmmaHalf;
+";
+
+/// The whole header of the products of halves.
+pub fn half_header() -> String {
+    let mut text = HALF_HEAD.to_owned();
+    for n in HALF_COLUMNS {
+        let _ = write!(text, "\ntemplate <>\nstruct WgmmaHalf<{n}> {{\n");
+        half_function(&mut text, n, false);
+        half_function(&mut text, n, true);
+        text.push_str("};\n");
+    }
+    text
+}
+
+fn half_function(text: &mut String, n: u32, registers: bool) {
+    let sums = n / 2;
+    let (name, operand) =
+        if registers { ("registers_transposed", "const u32 (&a)[4]") } else { ("shared", "u64 a") };
+    let _ = writeln!(
+        text,
+        "    static __device__ __forceinline__ void {name}(float (&d)[{sums}], {operand}, u64 b, int accumulate) {{"
+    );
+    let (a_text, b, flags) = if registers {
+        (format!("{{%{}, %{}, %{}, %{}}}", sums, sums + 1, sums + 2, sums + 3), sums + 4, "1, 1, 1")
+    } else {
+        (format!("%{sums}"), sums + 1, "1, 1, 0, 0")
+    };
+    let _ = writeln!(
+        text,
+        "        asm volatile(\"{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{}, 0;\\n\"",
+        b + 1
+    );
+    let _ = writeln!(
+        text,
+        "            \"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.\" FQC_HALF \".\" FQC_HALF \" {{\""
+    );
+    lines(text, sums, 16, |i| format!("%{i}"), "            \"", ", \"", "\"");
+    let _ = writeln!(text, "            \"}}, {a_text}, %{b}, p, {flags};\\n}}\"");
+    lines(text, sums, 8, |i| format!("\"+f\"(d[{i}])"), "            ", ",", "");
+    let inputs =
+        if registers { "\"r\"(a[0]), \"r\"(a[1]), \"r\"(a[2]), \"r\"(a[3])" } else { "\"l\"(a)" };
+    let _ = writeln!(text, "            : {inputs}, \"l\"(b), \"r\"(accumulate));");
+    text.push_str("    }\n");
 }
 
 fn function(text: &mut String, n: u32, registers: bool) {
@@ -51,7 +118,10 @@ fn function(text: &mut String, n: u32, registers: bool) {
         "        asm volatile(\"{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{}, 0;\\n\"",
         next + 1
     );
-    let _ = writeln!(text, "            \"wgmma.mma_async.sync.aligned.m64n{n}k32.s32.s8.s8 {{\"");
+    let _ = writeln!(
+        text,
+        "            \"wgmma.mma_async.sync.aligned.m64n{n}k32.s32.s8.\" FQC_TOKENS \" {{\""
+    );
     lines(text, accumulators, 16, |i| format!("%{i}"), "            \"", ", \"", "\"");
     let _ = writeln!(text, "            \"}}, {a_text}, %{next}, p;\\n}}\"");
     lines(text, accumulators, 8, |i| format!("\"+r\"(d[{i}])"), "            ", ",", "");
@@ -84,14 +154,17 @@ fn lines(
 mod tests {
     use super::*;
 
-    /// With `FQC_BLESS` set, rewrites the header.
+    /// With `FQC_BLESS` set, rewrites the headers.
     #[test]
-    fn the_header_is_what_this_file_prints() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda/wgmma.cuh");
-        if std::env::var_os("FQC_BLESS").is_some() {
-            std::fs::write(path, header()).expect("a writable header");
+    fn the_headers_are_what_this_file_prints() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda");
+        for (name, text) in [("wgmma.cuh", header()), ("wgmma_half.cuh", half_header())] {
+            let path = format!("{folder}/{name}");
+            if std::env::var_os("FQC_BLESS").is_some() {
+                std::fs::write(&path, &text).expect("a writable header");
+            }
+            let old = std::fs::read_to_string(&path).expect("the header");
+            assert!(old == text, "kernels/cuda/{name} is old: run again with FQC_BLESS=1");
         }
-        let text = std::fs::read_to_string(path).expect("the header");
-        assert!(text == header(), "kernels/cuda/wgmma.cuh is old: run again with FQC_BLESS=1");
     }
 }

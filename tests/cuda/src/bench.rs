@@ -1,8 +1,9 @@
 //! Times: rotated buffers beyond L2, CUDA-graph replay, medians, all contenders in turn.
 
 use crate::device::{Buffer, Device};
-use crate::gemm::{Gemm, Operands, Shape};
+use crate::gemm::{Gemm, Operands, Parts, Shape};
 use crate::random;
+use crate::timing::{self, Entry, ROTATION, round};
 use crate::vendor::{Kind, Plan, Vendor};
 use anyhow::{Context as _, Result};
 use cudarc::driver::CudaGraph;
@@ -10,16 +11,6 @@ use cudarc::driver::sys::CUevent_flags;
 use fqc_kernels::cuda::gemm::GemmConfig;
 use fqc_kernels::cuda::pack::packed_bytes;
 use serde_json::{Value, json};
-
-/// Bytes that one round through the buffers reads at least: more than twice any L2.
-const ROTATION: usize = 160 << 20;
-/// Milliseconds of one replay, about.
-const REPLAY_MS: f64 = 8.0;
-const ROUNDS: usize = 2;
-/// Milliseconds of replays before the timed ones: under its power limit a GPU takes that long to
-/// settle on the clock that a kernel allows.
-const WARM_MS: f64 = 100.0;
-const TIMED: usize = 5;
 
 const TIMING: Option<CUevent_flags> = Some(CUevent_flags::CU_EVENT_DEFAULT);
 
@@ -32,34 +23,15 @@ struct Set {
     y: Buffer,
     scale: Buffer,
     bias: Buffer,
+    inverse: Buffer,
 }
 
-/// One thing that is timed.
-struct Entry {
-    name: String,
-    graph: CudaGraph,
-    repeats: usize,
-    times: Vec<f64>,
-}
-
-impl Entry {
-    fn new(name: String, graph: CudaGraph, repeats: usize) -> Self {
-        Self { name, graph, repeats, times: Vec::new() }
-    }
-
-    fn median(&self) -> f64 {
-        let mut times = self.times.clone();
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    }
-
-    /// What it is an instance of: the name without its tile.
-    fn family(&self) -> (&str, &str) {
-        let Some((weights, tile)) = self.name.split_once("a8_") else {
-            return (&self.name, "");
-        };
-        (weights, tile.split_once("_k").map_or("", |(_, rest)| &rest[1..]))
-    }
+/// What an entry is an instance of: its name without the tile.
+fn family(name: &str) -> (&str, &str) {
+    let Some((weights, tile)) = name.split_once("a8_") else {
+        return (name, "");
+    };
+    (weights, tile.split_once("_k").map_or("", |(_, rest)| &rest[1..]))
 }
 
 pub struct Bench<'a> {
@@ -91,19 +63,18 @@ impl<'a> Bench<'a> {
     /// Times the contenders beside cublasLt on one shape; one JSON object an entry.
     pub fn shape(&self, shape: Shape, contenders: &[GemmConfig]) -> Result<Vec<Value>> {
         let sets = self.sets(shape)?;
-        let repeats =
-            ((REPLAY_MS / expected_ms(shape)) as usize).clamp(1, 400).div_ceil(sets.len())
-                * sets.len();
+        let repeats = timing::repeats(expected_ms(shape), sets.len());
         let mut entries = Vec::new();
         for kind in [Kind::S32, Kind::S8, Kind::F16] {
             let plan = self.vendor.plan(kind, shape)?;
             for algorithm in self.best(&plan, &sets, shape)? {
-                let graph = self.vendor_graph(&plan, algorithm, &sets, repeats)?;
-                entries.push(Entry::new(format!("cublasLt {kind:?}"), graph, repeats));
+                let launch = |i: usize| self.vendor_gemm(&plan, algorithm, &sets[i % sets.len()]);
+                let name = format!("cublasLt {kind:?}");
+                entries.push(Entry::new(self.device, name, repeats, launch)?);
             }
         }
         for config in contenders {
-            let mut gemms = Vec::new();
+            let (mut gemms, mut parts) = (Vec::new(), Vec::new());
             for set in &sets {
                 let operands = Operands {
                     x: &set.x,
@@ -111,31 +82,24 @@ impl<'a> Bench<'a> {
                     scale: &set.scale,
                     bias: &set.bias,
                     residual: &set.x_half,
+                    inverse: &set.inverse,
+                    below: &set.bias,
                     out: &set.y,
-                    requantise: 30.0,
                 };
                 gemms.push(Gemm::new(self.device, config, shape, &operands)?);
+                parts.extend(Parts::new(self.device, config, shape, &operands)?);
             }
-            let graph = self.device.graph(|| {
-                (0..repeats).try_for_each(|i| gemms[i % gemms.len()].launch(self.device))
-            })?;
-            entries.push(Entry::new(config.to_string(), graph, repeats));
-        }
-        for _ in 0..ROUNDS {
-            // Forth and back, so that nobody always follows the same neighbour.
-            entries.reverse();
-            for entry in &mut entries {
-                let mut warm = 0.0;
-                while warm < WARM_MS {
-                    warm += self.device.time(&entry.graph)?;
-                }
-                for _ in 0..TIMED {
-                    entry.times.push(self.device.time(&entry.graph)? / entry.repeats as f64);
-                }
+            let launch = |i: usize| gemms[i % gemms.len()].launch(self.device);
+            entries.push(Entry::new(self.device, config.to_string(), repeats, launch)?);
+            if !parts.is_empty() {
+                let launch = |i: usize| parts[i % parts.len()].launch(self.device);
+                let name = config.to_string().replace("_c1_", "_c1+128x128_");
+                entries.push(Entry::new(self.device, name, repeats, launch)?);
             }
         }
+        timing::time(self.device, &mut entries)?;
         let best = |entry: &Entry| {
-            let alike = entries.iter().filter(|other| other.family() == entry.family());
+            let alike = entries.iter().filter(|other| family(&other.name) == family(&entry.name));
             alike.map(Entry::median).fold(f64::INFINITY, f64::min) == entry.median()
         };
         Ok(entries.iter().map(|entry| record(shape, entry, best(entry))).collect())
@@ -156,6 +120,7 @@ impl<'a> Bench<'a> {
                 y: self.device.filled(m * n * 4, 0)?,
                 scale: self.device.upload(&vec![size; n])?,
                 bias: self.device.upload(&vec![0.125f32; n])?,
+                inverse: self.device.upload(&vec![30.0f32; n])?,
             };
             let seed = index as u64 * 4;
             random::fill(self.device, &set.x, seed + 1, false)?;
@@ -224,21 +189,15 @@ fn expected_ms(shape: Shape) -> f64 {
 
 fn record(shape: Shape, entry: &Entry, best: bool) -> Value {
     let median = entry.median();
-    let slowest = entry.times.iter().copied().fold(0.0, f64::max);
-    let quickest = entry.times.iter().copied().fold(f64::INFINITY, f64::min);
     let operations = 2.0 * (shape.m * shape.n * shape.k) as f64;
     json!({
         "m": shape.m, "n": shape.n, "k": shape.k,
         "name": entry.name,
         "us": round(median * 1e3, 100.0),
         "tops": round(operations / median / 1e9, 10.0),
-        "spread": round(slowest / quickest, 1000.0),
+        "spread": round(entry.spread(), 1000.0),
         "best": best,
     })
-}
-
-fn round(value: f64, steps: f64) -> f64 {
-    (value * steps).round() / steps
 }
 
 /// The fastest of the records whose names `wanted` accepts, in microseconds.

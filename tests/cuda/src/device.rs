@@ -95,6 +95,21 @@ impl Device {
         Ok(())
     }
 
+    /// Copies all of one buffer into another of the same size.
+    pub fn copy(&self, from: &Buffer, to: &Buffer) -> Result<()> {
+        let (source, target) = (address(from, &self.stream), address(to, &self.stream));
+        // SAFETY: both ranges are the buffers'.
+        unsafe {
+            cudarc::driver::result::memcpy_dtod_async(
+                target,
+                source,
+                from.len().min(to.len()),
+                self.stream.cu_stream(),
+            )
+        }?;
+        Ok(())
+    }
+
     pub fn download(&self, buffer: &Buffer) -> Result<Vec<u8>> {
         let bytes = self.stream.clone_dtoh(buffer)?;
         self.stream.synchronize()?;
@@ -131,6 +146,19 @@ impl Device {
         shared_bytes: usize,
         dependent: bool,
     ) -> Result<()> {
+        self.launch_grid(kernel, argument, [grid, 1, 1], threads, shared_bytes, dependent)
+    }
+
+    /// The same with a grid of three axes.
+    pub fn launch_grid<A: DeviceRepr>(
+        &self,
+        kernel: &CudaFunction,
+        argument: &A,
+        grid: [u32; 3],
+        threads: u32,
+        shared_bytes: usize,
+        dependent: bool,
+    ) -> Result<()> {
         let attribute = CUlaunchAttribute {
             id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],
@@ -138,9 +166,9 @@ impl Device {
         };
         let mut attributes = [attribute];
         let config = CUlaunchConfig {
-            gridDimX: grid,
-            gridDimY: 1,
-            gridDimZ: 1,
+            gridDimX: grid[0],
+            gridDimY: grid[1],
+            gridDimZ: grid[2],
             blockDimX: threads,
             blockDimY: 1,
             blockDimZ: 1,

@@ -1,6 +1,8 @@
 //! The instances that are checked and timed.
 
+use crate::product::Product;
 use fqc_kernels::cuda::gemm::{Activation, GemmConfig, Output, Weights};
+use fqc_kernels::cuda::gemm_sm80::GemmSm80Config;
 
 const BASE: GemmConfig = GemmConfig {
     weights: Weights::Int8,
@@ -13,9 +15,11 @@ const BASE: GemmConfig = GemmConfig {
     activation: Activation::Relu,
     bias: true,
     residual: false,
+    unsigned: false,
+    digits: false,
 };
 
-const WEIGHTS: [Weights; 2] = [Weights::Int8, Weights::Int4];
+const WEIGHTS: [Weights; 3] = [Weights::Int8, Weights::Int4, Weights::Int4Grouped];
 
 /// Tiles as (blocks, tokens, cluster, split).
 const TILES: [(u32, u32, u32, u32); 24] = [
@@ -49,8 +53,14 @@ fn tile((blocks, tokens, cluster, split): (u32, u32, u32, u32), base: GemmConfig
     GemmConfig { blocks, tokens, cluster, split, ..base }
 }
 
+/// What is checked, of both families.
+pub fn checked() -> Vec<Product> {
+    let hopper = checked_hopper().into_iter().map(Product::Hopper);
+    hopper.chain(checked_sm80().into_iter().map(Product::Sm80)).collect()
+}
+
 /// Every tile with plain accumulators, and every epilogue on some tiles.
-pub fn checked() -> Vec<GemmConfig> {
+fn checked_hopper() -> Vec<GemmConfig> {
     let mut all = Vec::new();
     for weights in WEIGHTS {
         let base = GemmConfig { weights, ..BASE };
@@ -79,8 +89,73 @@ pub fn checked() -> Vec<GemmConfig> {
             all.push(GemmConfig { residual: true, ..tile(shape, base) });
         }
         all.push(GemmConfig { bias: false, ..tile((1, 16, 1, 4), base) });
+        for output in CODES {
+            all.push(GemmConfig { output, digits: true, ..wide });
+            all.push(GemmConfig { output, digits: true, activation: Activation::None, ..wide });
+        }
+        for shape in [(1, 256, 2, 1), (2, 128, 2, 1), (1, 64, 1, 2), (1, 16, 1, 4)] {
+            all.push(GemmConfig { unsigned: true, ..tile(shape, plain) });
+        }
+        all.push(GemmConfig { unsigned: true, output: Output::U8, ..wide });
     }
     finished(all)
+}
+
+const CODES: [Output; 4] = [Output::S8, Output::U8, Output::S4, Output::U4];
+
+/// Tiles of the `mma.sync` kernels as (channels, tokens, channel warps, token warps, stages).
+const SM80_TILES: [(u32, u32, u32, u32, u32); 4] =
+    [(128, 128, 2, 4, 3), (128, 64, 4, 2, 4), (64, 32, 4, 1, 6), (64, 16, 4, 1, 8)];
+
+/// Every tile with plain accumulators, every epilogue on two of them.
+fn checked_sm80() -> Vec<GemmSm80Config> {
+    let mut all = Vec::new();
+    for weights in [Weights::Int8, Weights::Int4, Weights::Native4, Weights::F16, Weights::Bf16] {
+        for (channels, tokens, channel_warps, token_warps, stages) in SM80_TILES {
+            let plain = GemmSm80Config {
+                weights,
+                unsigned: false,
+                channels,
+                tokens,
+                channel_warps,
+                token_warps,
+                stages,
+                output: Output::S32,
+                activation: Activation::None,
+                bias: false,
+                residual: false,
+                digits: false,
+            };
+            all.push(plain);
+            all.push(GemmSm80Config { unsigned: true, ..plain });
+            if !matches!(tokens, 16 | 128) {
+                continue;
+            }
+            let base = GemmSm80Config { activation: Activation::Relu, bias: true, ..plain };
+            for output in [Output::F16, Output::Bf16, Output::F32] {
+                all.push(GemmSm80Config { output, ..base });
+            }
+            for output in CODES {
+                all.push(GemmSm80Config { output, ..base });
+                all.push(GemmSm80Config {
+                    output,
+                    digits: true,
+                    activation: Activation::None,
+                    ..base
+                });
+            }
+            for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu] {
+                all.push(GemmSm80Config {
+                    output: Output::F16,
+                    activation,
+                    residual: true,
+                    ..base
+                });
+            }
+        }
+    }
+    all.retain(|config| config.fault().is_none());
+    all
 }
 
 /// Candidates for so many tokens.
@@ -112,10 +187,17 @@ pub fn timed(m: usize) -> Vec<GemmConfig> {
     finished(all)
 }
 
+/// An instance and, where it may leave a rest, that one's.
+fn with_rest(config: GemmConfig) -> impl Iterator<Item = GemmConfig> {
+    let leaves = config.cluster == 1 && config.split == 1 && config.blocks * config.tokens >= 256;
+    [Some(config), leaves.then(|| config.rest())].into_iter().flatten()
+}
+
 /// Every instance that any command uses.
-pub fn all() -> Vec<GemmConfig> {
+pub fn all() -> Vec<Product> {
     let timed = [8, 16, 32, 64, 256, 512, 2048].into_iter().flat_map(timed);
-    let mut all: Vec<_> = checked().into_iter().chain(timed).collect();
+    let hopper = checked_hopper().into_iter().chain(timed).flat_map(with_rest).map(Product::Hopper);
+    let mut all: Vec<_> = hopper.chain(checked_sm80().into_iter().map(Product::Sm80)).collect();
     all.sort_by_key(ToString::to_string);
     all.dedup();
     all

@@ -1,12 +1,19 @@
 //! Checks and benchmarks the CUDA kernels on a machine with a GPU.
 
+mod attention;
 mod bench;
 mod check;
 mod device;
 mod gemm;
+mod gemm_sm80;
 mod instances;
+mod layer;
+mod product;
+mod quantize;
 mod random;
+mod rotate;
 mod summary;
+mod timing;
 mod vendor;
 
 use anyhow::{Context as _, Result, bail};
@@ -14,6 +21,7 @@ use device::Device;
 use fqc_codegen::cuda::{Arch, Cache, Nvrtc};
 use gemm::Shape;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +39,8 @@ usage: fqc-cuda-bench COMMAND [OPTION VALUE]...
   --m M,M...            token counts to time
   --layers FIRST..END   layers to time, of six
   --shapes N            check the first N shapes only
-  --only TEXT           instances whose names contain the text
+  --only TEXT,TEXT...   instances whose names contain the texts
+  --part NAME           gemm, quantize, attention or layer alone
 
 Kernels are cached in $FQC_CACHE/cubins (.cache by default). NVRTC is found in $FQC_NVRTC, in
 /usr/local/cuda/lib64 or where `cargo xtask fetch nvrtc` puts it; cublasLt by the loader.";
@@ -45,7 +54,14 @@ struct Options {
     tokens: Vec<usize>,
     layers: Range<usize>,
     only: String,
+    part: String,
     shapes: usize,
+}
+
+impl Options {
+    fn wants(&self, part: &str) -> bool {
+        self.part.is_empty() || self.part == part
+    }
 }
 
 fn main() -> Result<()> {
@@ -56,6 +72,7 @@ fn main() -> Result<()> {
         tokens: vec![16, 256, 512, 1024, 2048, 8192],
         layers: 0..LAYERS.len(),
         only: String::new(),
+        part: String::new(),
         shapes: usize::MAX,
     };
     while let Some(name) = arguments.next() {
@@ -71,11 +88,12 @@ fn main() -> Result<()> {
             }
             "--shapes" => options.shapes = value.parse()?,
             "--only" => options.only = value,
+            "--part" => options.part = value,
             _ => bail!("{USAGE}"),
         }
     }
     match command.as_str() {
-        "compile" => compile(),
+        "compile" => compile(&options),
         "check" => check(&options),
         "bench" => bench(&options),
         "all" => {
@@ -87,13 +105,28 @@ fn main() -> Result<()> {
 }
 
 /// Fills the cache, on all cores.
-fn compile() -> Result<()> {
+fn compile(options: &Options) -> Result<()> {
     let folder = std::env::var("FQC_CACHE").unwrap_or_else(|_| ".cache".into());
     let cache = Cache::new(format!("{folder}/cubins"), Nvrtc::load()?);
-    let (configs, next) = (instances::all(), AtomicUsize::new(0));
+    let mut all = Vec::new();
+    if options.wants("gemm") {
+        all.extend(instances::all().into_iter().map(|p| (p.to_string(), p.source())));
+    }
+    if options.wants("quantize") {
+        all.extend(quantize::all().into_iter().map(|q| (q.to_string(), q.source())));
+    }
+    if options.wants("attention") {
+        all.extend(attention::all());
+    }
+    if options.wants("layer") {
+        all.extend(layer::all());
+    }
+    all.retain(|(name, _)| options.part == "layer" || timing::wanted(name, &options.only));
+    let sources: BTreeMap<String, String> = all.into_iter().collect();
+    let (sources, next) = (Vec::from_iter(sources), AtomicUsize::new(0));
     let work = || -> Result<()> {
-        while let Some(config) = configs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            cache.get(&config.to_string(), &config.source(), Arch::Sm90a)?;
+        while let Some((name, source)) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+            cache.get(name, source, Arch::Sm90a)?;
         }
         Ok(())
     };
@@ -102,19 +135,30 @@ fn compile() -> Result<()> {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|worker| worker.join().expect("a worker that ends"))
     })?;
-    println!("{} instances compiled", configs.len());
+    println!("{} instances compiled", sources.len());
     Ok(())
 }
 
 fn check(options: &Options) -> Result<()> {
-    compile()?;
-    let mut configs = instances::checked();
-    configs.retain(|config| config.to_string().contains(&options.only));
-    check::check(&Device::open()?, &configs, options.shapes)
+    compile(options)?;
+    let device = Device::open()?;
+    if options.wants("quantize") {
+        quantize::check(&device, &options.only)?;
+    }
+    if options.wants("attention") {
+        rotate::check(&device)?;
+        attention::check(&device, &options.only)?;
+    }
+    if options.wants("gemm") {
+        let mut products = instances::checked();
+        products.retain(|product| timing::wanted(&product.to_string(), &options.only));
+        check::check(&device, &products, options.shapes)?;
+    }
+    Ok(())
 }
 
 fn bench(options: &Options) -> Result<()> {
-    compile()?;
+    compile(options)?;
     let device = Device::open()?;
     let bench = bench::Bench::new(&device)?;
     let mut out = options.out.as_ref().map(std::fs::File::create).transpose()?;
@@ -128,11 +172,23 @@ fn bench(options: &Options) -> Result<()> {
         "copy_gb_s": bandwidth,
     }))?;
     println!("{}, copies {bandwidth} GB/s", device.context.name()?);
+    if options.wants("quantize") {
+        quantize::bench(&device, bandwidth * 1e9, &options.tokens, &options.only)?
+            .iter()
+            .try_for_each(&mut write)?;
+    }
+    if options.wants("attention") {
+        attention::bench(&device, &options.only)?.iter().try_for_each(&mut write)?;
+    }
+    if options.wants("layer") {
+        layer::bench(&device, &options.only)?.iter().try_for_each(&mut write)?;
+    }
     let mut summary = Summary::default();
-    for &m in &options.tokens {
+    let tokens = if options.wants("gemm") { &options.tokens[..] } else { &[] };
+    for &m in tokens {
         for &(k, n) in &LAYERS[options.layers.clone()] {
             let mut contenders = instances::timed(m);
-            contenders.retain(|config| config.to_string().contains(&options.only));
+            contenders.retain(|config| timing::wanted(&config.to_string(), &options.only));
             let mut records = bench.shape(Shape { m, n, k }, &contenders)?;
             records.iter().try_for_each(&mut write)?;
             summary.add(m, &records);

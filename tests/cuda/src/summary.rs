@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// What is compared: our instances (a part of the name and its end) with a kind of the library.
-const PAIRS: [(&str, &str, &str, &str); 8] = [
+const PAIRS: [(&str, &str, &str, &str); 10] = [
     ("w8a8", "_F16_Relu_bias", "f16 output", "S32"),
     ("w8a8", "_F16_Relu_bias", "f16 output", "F16"),
     ("w8a8", "_S8_Relu_bias", "s8 output", "S8"),
@@ -15,6 +15,8 @@ const PAIRS: [(&str, &str, &str, &str); 8] = [
     ("w4a8", "_F16_Relu_bias", "f16 output", "F16"),
     ("w4a8", "_S8_Relu_bias", "s8 output", "S8"),
     ("w4a8", "_F16_Gelu_bias", "GELU, f16 output", "S32"),
+    ("w4g64a8", "_F16_Relu_bias", "f16 output", "S32"),
+    ("w4g64a8", "_F16_Relu_bias", "f16 output", "F16"),
 ];
 
 /// Speed-ups by tokens and pair.
