@@ -3,7 +3,7 @@
 use crate::runtime::{Named, to_runtime};
 use crate::{cache, generate, npz, repository, sorted};
 use anyhow::{Context as _, Result, ensure};
-use fqc::data::{Batch, Source, batches};
+use fqc::data::{Batch, Rare, Source, batches};
 use fqc::interrupt::Interrupt;
 use fqc::pipeline::{self, Context};
 use fqc::progress::Verbosity;
@@ -87,6 +87,6 @@ pub fn as_batches(inputs: &[Named]) -> Result<Vec<Batch>> {
 /// What the compiler chooses for each group of linears.
 pub fn choices(float: &Graph, settings: &Settings, data: &[Batch]) -> Result<Choices> {
     let heads = settings.heads();
-    let statistics = quietly(|cx| calibrate::run(float, heads, data, cx))?;
+    let statistics = quietly(|cx| calibrate::run(float, heads, data, &Rare::default(), cx))?;
     Ok(Arc::new(quietly(|cx| pipeline::choose(float, &statistics, data, settings, cx))?))
 }

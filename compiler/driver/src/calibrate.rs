@@ -2,7 +2,7 @@
 //! as outputs; their statistics are updated run by run, so memory is bounded by one run plus
 //! `ChannelStats` of each group.
 
-use crate::data::{Batch, Wanted};
+use crate::data::{Batch, Rare, Wanted};
 use crate::exit::{Exit, Failure};
 use crate::pipeline::{self, Context};
 use crate::progress::Stage;
@@ -11,6 +11,7 @@ use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::{self, Heads};
 use fqc_passes::quant::stats::{ChannelStats, Statistics};
 use fqrt::{Model, Session, SessionOptions, TensorView};
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ fn element(elem: fqc_ir::Elem) -> fqbin::Elem {
 pub struct Data {
     /// Samples; may be empty where there are statistics and no pass wants samples.
     pub batches: Arc<Vec<Batch>>,
+    pub rare: Rare,
     /// Statistics of an earlier run.
     pub statistics: Option<Statistics>,
     /// What was already chosen for each group.
@@ -47,7 +49,7 @@ pub struct Data {
 
 impl From<Vec<Batch>> for Data {
     fn from(batches: Vec<Batch>) -> Self {
-        Data { batches: Arc::new(batches), ..Default::default() }
+        Data { batches: Arc::new(batches), ..Data::default() }
     }
 }
 
@@ -64,19 +66,21 @@ pub fn run(
     float: &Graph,
     heads: Heads,
     batches: &[Batch],
+    rare: &Rare,
     cx: &mut Context<'_>,
 ) -> Result<Statistics, Failure> {
     let mut progress = Progress::default();
-    resume(float, heads, batches, &mut progress, &mut |_| Ok(()), cx)?;
+    resume(float, heads, batches, rare, &mut progress, &mut |_| Ok(()), cx)?;
     Ok(progress.statistics)
 }
 
-/// Takes in the samples that `progress` has not seen yet; `after` is called after each. If it ends
+/// Takes in the samples that `progress` has not seen yet, then the rare tokens; `after` is called after each. If it ends
 /// early, `progress` holds whole samples only.
 pub fn resume(
     float: &Graph,
     heads: Heads,
     batches: &[Batch],
+    rare: &Rare,
     progress: &mut Progress,
     after: &mut dyn FnMut(&Progress) -> Result<(), Failure>,
     cx: &mut Context<'_>,
@@ -93,15 +97,20 @@ pub fn resume(
             |(name, _, channels): &(String, _, usize)| (name.clone(), ChannelStats::new(*channels));
         progress.statistics = observed.iter().map(new).collect();
     }
-    let mut stage = Stage::new("calibrate", batches.len() as u64, cx.verbosity);
+    let all: Vec<&Batch> = batches.iter().chain(&rare.batches).collect();
+    let mut stage = Stage::new("calibrate", all.len() as u64, cx.verbosity);
     stage.skip(progress.done as u64);
     let ids: Vec<NodeId> = observed.into_iter().map(|(_, id, _)| id).collect();
     let first = progress.done;
-    observe(float, &ids, batches, first, cx, &mut |index, values| {
+    observe(float, &ids, &all, first, cx, &mut |index, values| {
         for (name, values) in values {
             let stats = progress.statistics.get_mut(*name);
             let stats = stats.ok_or_else(|| Failure::internal(format!("no place for `{name}`")))?;
-            stats.update(values).map_err(|e| {
+            let taken = match index < batches.len() {
+                true => stats.update(values),
+                false => stats.update_rare(values, rare.share),
+            };
+            taken.map_err(|e| {
                 Failure::data(format!("calibration sample {index}: value `{name}` is {e}"))
             })?;
         }
@@ -110,7 +119,7 @@ pub fn resume(
         stage.step();
         Ok(())
     })?;
-    progress.done = batches.len();
+    progress.done = all.len();
     Ok(())
 }
 
@@ -122,7 +131,7 @@ pub type Seen<'a> = &'a mut dyn FnMut(usize, &[(&str, &[f32])]) -> Result<(), Fa
 pub fn observe(
     graph: &Graph,
     values: &[NodeId],
-    batches: &[Batch],
+    batches: &[impl Borrow<Batch>],
     first: usize,
     cx: &mut Context<'_>,
     seen: Seen<'_>,
@@ -140,7 +149,7 @@ pub fn observe(
     let mut session = Session::new(&model, options)?;
     for (index, batch) in batches.iter().enumerate().skip(first) {
         let inputs: Vec<(&str, TensorView<'_>)> =
-            batch.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
+            batch.borrow().iter().map(|(name, t)| (name.as_str(), t.view())).collect();
         let outputs = session.run(&inputs).map_err(|e| {
             cx.interrupt.check().err().unwrap_or_else(|| {
                 Failure::new(Exit::Data, format!("calibration sample {index}: {e}"))

@@ -73,7 +73,7 @@ impl Experiment {
         let settings = Settings { levels, ..settings.clone() };
         let statistics = Some(self.statistics.clone());
         let batches = self.batches.clone();
-        let data = Data { batches, statistics, choices };
+        let data = Data { batches, statistics, choices, ..Data::default() };
         let compiled = pipeline::compile(self.float.clone(), &settings, |_| Ok(data), cx)?;
         let extra_channels = extra_channels(&compiled);
         let weight_bytes = compiled.target.weights.len() as u64;

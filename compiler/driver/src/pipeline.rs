@@ -78,10 +78,10 @@ pub fn compile<D: Into<calibrate::Data>>(
     let mut seen = Statistics::new();
     settings.check(&float)?;
     if settings.method != Method::None {
-        let calibrate::Data { batches, statistics, choices: chosen } = data(&float)?.into();
+        let calibrate::Data { batches, rare, statistics, choices: chosen } = data(&float)?.into();
         seen = match statistics {
             Some(statistics) => statistics,
-            None => calibrate::run(&float, settings.heads(), &batches, cx)?,
+            None => calibrate::run(&float, settings.heads(), &batches, &rare, cx)?,
         };
         choices = Arc::new(match chosen {
             Some(chosen) => chosen,
@@ -114,9 +114,9 @@ fn no_samples() -> Failure {
     )
 }
 
-/// The choice for each group, as if all errors cost the model the same. Only an aim that trades widths
-/// of one group for those of another needs to know what they cost; measuring that takes a run for each
-/// group. Without batches to measure it on, it stays with the first.
+/// The choice for each group. Where groups compete, for extra channels or for widths, what an error of
+/// each costs the model is measured, which takes a run for each; without batches to measure it on, all
+/// cost the same.
 pub fn choose(
     float: &Graph,
     statistics: &Statistics,
@@ -143,18 +143,20 @@ pub fn choose_for(
     let widths = |group: &Group| settings.candidates(float, group);
     let search = Search::new(float, heads, statistics, widths, &space, cx.threads);
     let even = Sensitivity::new();
-    let wanted = aims.iter().any(Option::is_some);
+    let flatten = settings.method == Method::Flattenquant;
+    let wanted = flatten || aims.iter().any(Option::is_some);
     if wanted && costs.is_none() {
-        if batches.is_empty() {
+        *costs = Some(if batches.is_empty() {
             warn(
                 "the statistics alone do not tell what an error in each layer costs the model, so \
-                 INT4 goes by the layers' own errors; give the calibration samples beside the .fqcal",
+                 extra channels and INT4 go by the layers' own errors; give the calibration samples \
+                 beside the .fqcal",
             );
+            Sensitivity::new()
         } else {
             let choices = Arc::new(search.choices(&even, None));
-            let measured = sensitivity::measure(float, heads, &choices, statistics, batches, cx)?;
-            *costs = Some(measured);
-        }
+            sensitivity::measure(float, heads, &choices, statistics, batches, cx)?
+        });
     }
     let costs = costs.as_ref().filter(|_| wanted).unwrap_or(&even);
     Ok(aims.iter().map(|aim| search.choices(costs, *aim)).collect())

@@ -4,6 +4,7 @@
 mod world;
 
 use fqc::calibrate::{self, Progress};
+use fqc::data::Rare;
 use fqc::fqcal::Calibration;
 use fqc::interrupt::Interrupt;
 use fqc::pipeline::{self, Context};
@@ -135,9 +136,10 @@ fn an_interrupted_calibration_goes_on_as_if_nothing_had_been() {
     let float = pipeline::import(Path::new(OTHER), &mut cx).expect("imports");
     let batches = data::random(9, 12, &calibrate::wanted(&float)).expect("fills");
     let heads = Heads::Quantized;
-    let whole = calibrate::run(&float, heads, &batches, &mut cx).expect("calibrates");
+    let whole =
+        calibrate::run(&float, heads, &batches, &Rare::default(), &mut cx).expect("calibrates");
 
-    let mut progress = Progress::default();
+    let (rare, mut progress) = (Rare::default(), Progress::default());
     for stop in [2, 3, 9] {
         interrupt.flag().store(false, Ordering::Relaxed);
         let mut after = |p: &Progress| {
@@ -145,7 +147,8 @@ fn an_interrupted_calibration_goes_on_as_if_nothing_had_been() {
             Ok(())
         };
         let mut cx = Context { interrupt: &interrupt, verbosity, after_pass: None, threads: 1 };
-        let end = calibrate::resume(&float, heads, &batches, &mut progress, &mut after, &mut cx);
+        let end =
+            calibrate::resume(&float, heads, &batches, &rare, &mut progress, &mut after, &mut cx);
         assert_eq!(end.err().map(|e| e.exit), (stop < 9).then_some(Exit::Interrupted));
         assert_eq!(progress.done, stop);
     }

@@ -190,7 +190,10 @@ impl<'a> Trial<'a> {
         let mut gains = Vec::new();
         let furthest = self.base.ratios.last().map_or(1.0, |r| r.max(1.0));
         for j in 0..self.maxima.len() {
-            if self.maxima[j] * furthest <= threshold || !settings.flatten {
+            let rare = self.base.stats.rare().peaks().get(j).and_then(|peaks| peaks.first());
+            let rare = rare.map_or(0.0, |p| p.value / self.smooth[j]);
+            let largest = (self.maxima[j] * furthest).max(rare);
+            if largest <= threshold || !settings.flatten {
                 continue;
             }
             // Cut off beyond `n` copies: the peaks, and below them the sample, all taken larger by the
@@ -233,6 +236,11 @@ impl<'a> Trial<'a> {
             let value = r * self.maxima[j];
             let row = f64::from(value * self.smooth[j]).powi(2) + 2.0 * self.base.tau;
             (value, 1.0 / (row * records))
+        }));
+        let rare = self.base.stats.rare();
+        let weight = rare.share / rare.rows().max(1) as f64;
+        over.extend(rare.peaks().get(j).into_iter().flatten().map(|p| {
+            (p.value / self.smooth[j], weight / (f64::from(p.row_energy) + self.base.tau))
         }));
         over.retain(|(v, _)| *v > threshold);
         over
