@@ -143,14 +143,12 @@ pub fn choose_for(
     let widths = |group: &Group| settings.candidates(float, group);
     let search = Search::new(float, heads, statistics, widths, &space, cx.threads);
     let even = Sensitivity::new();
-    let flatten = settings.method == Method::Flattenquant;
-    let wanted = flatten || aims.iter().any(Option::is_some);
+    let wanted = settings.method == Method::Flattenquant;
     if wanted && costs.is_none() {
         *costs = Some(if batches.is_empty() {
             warn(
-                "the statistics alone do not tell what an error in each layer costs the model, so \
-                 extra channels and INT4 go by the layers' own errors; give the calibration samples \
-                 beside the .fqcal",
+                "the statistics alone do not tell what an error in each layer costs the model, so all \
+                 layers count the same; give the calibration samples beside the .fqcal",
             );
             Sensitivity::new()
         } else {
