@@ -3,7 +3,7 @@
 use crate::runtime::{Named, to_runtime};
 use crate::{cache, generate, npz, repository, sorted};
 use anyhow::{Context as _, Result, ensure};
-use fqc::data::{Batch, Source, batches};
+use fqc::data::{Batch, Rare, Source, batches};
 use fqc::interrupt::Interrupt;
 use fqc::pipeline::{self, Context};
 use fqc::progress::Verbosity;
@@ -84,9 +84,10 @@ pub fn as_batches(inputs: &[Named]) -> Result<Vec<Batch>> {
     inputs.iter().map(|named| named.iter().map(one).collect()).collect()
 }
 
-/// What the compiler chooses for each group of linears.
+/// What the compiler chooses for each group of linears from statistics alone: errors of all groups cost
+/// the same, and no time goes into measuring them.
 pub fn choices(float: &Graph, settings: &Settings, data: &[Batch]) -> Result<Choices> {
     let heads = settings.heads();
-    let statistics = quietly(|cx| calibrate::run(float, heads, data, cx))?;
-    Ok(Arc::new(quietly(|cx| pipeline::choose(float, &statistics, data, settings, cx))?))
+    let statistics = quietly(|cx| calibrate::run(float, heads, data, &Rare::default(), cx))?;
+    Ok(Arc::new(quietly(|cx| pipeline::choose(float, &statistics, &[], settings, cx))?))
 }

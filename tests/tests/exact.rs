@@ -3,11 +3,12 @@
 
 use anyhow::{Context as _, Result, ensure};
 use fqbin::Level;
-use fqc::data::Batch;
+use fqc::calibrate::{self, Data};
+use fqc::data::{Batch, Rare};
 use fqc::pipeline;
 use fqc::settings::{Rounding, Settings};
 use fqc_codegen::cpu::generate;
-use fqc_interp::{Data, Tensor, evaluate};
+use fqc_interp::{Data as Values, Tensor, evaluate};
 use fqc_ir::quant::q_max;
 use fqc_ir::{Graph, NodeId, Op, Quantizer};
 use fqc_passes::quant::groups;
@@ -126,9 +127,9 @@ fn unquantised(graph: &mut Graph, id: NodeId) -> Result<(NodeId, Quantizer)> {
 
 fn integers(tensor: &Tensor) -> Result<Vec<i64>> {
     Ok(match tensor.data() {
-        Data::I32(v) => v.iter().map(|&v| i64::from(v)).collect(),
-        Data::I8(v) => v.iter().map(|&v| i64::from(v)).collect(),
-        Data::U8(v) => v.iter().map(|&v| i64::from(v)).collect(),
+        Values::I32(v) => v.iter().map(|&v| i64::from(v)).collect(),
+        Values::I8(v) => v.iter().map(|&v| i64::from(v)).collect(),
+        Values::U8(v) => v.iter().map(|&v| i64::from(v)).collect(),
         _ => anyhow::bail!("{} is no integer", tensor.elem()),
     })
 }
@@ -231,8 +232,12 @@ fn check_real_model(name: &str, windows: usize, window: usize) -> Result<(usize,
     let rounding = Rounding::Nearest;
     let settings = Settings { levels: Vec::new(), rounding, ..Settings::default() };
     let float = real_model(name)?;
-    let data = text(&float, name, "emma", windows, window)?;
+    let seen = text(&float, name, "emma", windows, window)?;
     let unseen = text(&float, name, "persuasion", 1, 4)?;
+    let (heads, rare) = (settings.heads(), Rare::default());
+    let statistics = quietly(|cx| calibrate::run(&float, heads, &seen, &rare, cx))?;
+    // Without the samples, no time goes into measuring what errors cost.
+    let data = Data { statistics: Some(statistics), ..Data::default() };
     let graph = quietly(|cx| pipeline::compile(float, &settings, |_| Ok(data), cx))?.graph;
     let given: Vec<(String, Tensor)> = unseen[0]
         .iter()

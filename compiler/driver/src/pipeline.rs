@@ -145,16 +145,16 @@ pub fn choose_for(
     let even = Sensitivity::new();
     let wanted = settings.method == Method::Flattenquant;
     if wanted && costs.is_none() {
-        if batches.is_empty() {
+        *costs = Some(if batches.is_empty() {
             warn(
                 "the statistics alone do not tell what an error in each layer costs the model, so all \
                  layers count the same; give the calibration samples beside the .fqcal",
             );
+            Sensitivity::new()
         } else {
             let choices = Arc::new(search.choices(&even, None));
-            let measured = sensitivity::measure(float, heads, &choices, statistics, batches, cx)?;
-            *costs = Some(measured);
-        }
+            sensitivity::measure(float, heads, &choices, statistics, batches, cx)?
+        });
     }
     let costs = costs.as_ref().filter(|_| wanted).unwrap_or(&even);
     Ok(aims.iter().map(|aim| search.choices(costs, *aim)).collect())

@@ -4,6 +4,7 @@
 mod world;
 
 use fqc::calibrate::{self, Progress};
+use fqc::data::Rare;
 use fqc::fqcal::Calibration;
 use fqc::interrupt::Interrupt;
 use fqc::pipeline::{self, Context};
@@ -49,14 +50,13 @@ fn compiling_from_a_file_gives_the_bytes_of_compiling_from_the_data() {
                 expect(&w.fqc(&[&one[..], head, calib].concat()), 0, "");
                 fs::read(out).expect("reads")
             };
-            // GPTQ wants the samples again; rounding to nearest does not.
-            let nearest = ["--rounding", "nearest"];
-            let direct = compile("direct.fqbin", &[&data[..], &nearest].concat());
-            let kept =
-                compile("kept.fqbin", &["--calib", beside, "--quiet", nearest[0], nearest[1]]);
-            assert!(direct == kept);
+            // Flattening wants the samples again, to measure what errors cost, and so does GPTQ;
+            // smoothing does not.
+            let smooth = ["--method", "smoothquant"];
+            let direct = compile("direct.fqbin", &[&data[..], &smooth].concat());
+            let kept = ["--calib", beside, "--quiet"];
+            assert!(direct == compile("kept.fqbin", &[&kept[..], &smooth].concat()));
             let direct = compile("direct.fqbin", &data);
-            assert!(direct != kept);
             assert!(direct == compile("both.fqbin", &[&data[..], &["--calib", beside]].concat()));
         }
         let shown = w.fqc(&["inspect", beside]);
@@ -135,9 +135,10 @@ fn an_interrupted_calibration_goes_on_as_if_nothing_had_been() {
     let float = pipeline::import(Path::new(OTHER), &mut cx).expect("imports");
     let batches = data::random(9, 12, &calibrate::wanted(&float)).expect("fills");
     let heads = Heads::Quantized;
-    let whole = calibrate::run(&float, heads, &batches, &mut cx).expect("calibrates");
+    let whole =
+        calibrate::run(&float, heads, &batches, &Rare::default(), &mut cx).expect("calibrates");
 
-    let mut progress = Progress::default();
+    let (rare, mut progress) = (Rare::default(), Progress::default());
     for stop in [2, 3, 9] {
         interrupt.flag().store(false, Ordering::Relaxed);
         let mut after = |p: &Progress| {
@@ -145,7 +146,8 @@ fn an_interrupted_calibration_goes_on_as_if_nothing_had_been() {
             Ok(())
         };
         let mut cx = Context { interrupt: &interrupt, verbosity, after_pass: None, threads: 1 };
-        let end = calibrate::resume(&float, heads, &batches, &mut progress, &mut after, &mut cx);
+        let end =
+            calibrate::resume(&float, heads, &batches, &rare, &mut progress, &mut after, &mut cx);
         assert_eq!(end.err().map(|e| e.exit), (stop < 9).then_some(Exit::Interrupted));
         assert_eq!(progress.done, stop);
     }
