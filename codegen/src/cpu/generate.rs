@@ -16,6 +16,7 @@ use inkwell::context::Context;
 use super::CpuError;
 use super::build::Code;
 use super::call::{Call, Spec};
+use super::object::Blob;
 use super::spec::{extent, reach_below};
 
 /// Alignment of every constant in the weights.
@@ -38,10 +39,63 @@ pub fn generate(plan: &Plan, levels: &[Level]) -> Result<TargetImage, CpuError> 
     Ok(TargetImage { target, program, weights: weights.bytes, code: code? })
 }
 
+/// Code of one level for many programs in this process: a kernel that an earlier program had is not
+/// compiled again.
+pub struct SharedCode {
+    level: Level,
+    /// Blobs one after another.
+    bytes: Vec<u8>,
+    /// Where a kernel's entry is, by everything its code depends on.
+    entries: BTreeMap<String, u32>,
+}
+
+impl SharedCode {
+    pub fn new(level: Level) -> SharedCode {
+        SharedCode { level, bytes: Vec::new(), entries: BTreeMap::new() }
+    }
+
+    /// Generates one program; its code holds those before too.
+    pub fn generate(&mut self, plan: &Plan) -> Result<TargetImage, CpuError> {
+        let mut lowering = Lowering::new(plan);
+        for step in &plan.steps {
+            lowering.step(plan, step)?;
+        }
+        let Lowering { program, weights, kernels, .. } = lowering;
+        let is_new = |kernel: &Entry| !self.entries.contains_key(&kernel.key);
+        let (new, old): (Vec<Entry>, Vec<Entry>) = kernels.into_iter().partition(is_new);
+        if !new.is_empty() {
+            let code = compile(&new, self.level)?;
+            let base = self.bytes.len().next_multiple_of(Blob::ALIGN as usize);
+            self.bytes.resize(base, 0);
+            self.bytes.extend_from_slice(&code.bytes);
+            for (kernel, entry) in new.iter().zip(&code.entries) {
+                let at = u32::try_from(base).ok().and_then(|base| base.checked_add(*entry));
+                let at = at.ok_or_else(|| CpuError::Object {
+                    module: self.level.name().to_owned(),
+                    reason: "more than 4 GiB of code".to_owned(),
+                })?;
+                self.entries.insert(kernel.key.clone(), at);
+            }
+        }
+        let program = program.finish();
+        let entry = |kernel: &fqbin::Kernel| {
+            let all = || new.iter().chain(&old);
+            let entry = all().find(|e| e.name == kernel.name).expect("a kernel of this program");
+            self.entries[&entry.key]
+        };
+        let entries = program.kernels.iter().map(entry).collect();
+        let level = self.level.name().to_owned();
+        let code = vec![CodeImage { level, entries, bytes: self.bytes.clone() }];
+        Ok(TargetImage { target: "cpu".to_owned(), program, weights: weights.bytes, code })
+    }
+}
+
 /// A kernel of the program.
 struct Entry {
     name: String,
     spec: Spec,
+    /// Everything its code depends on.
+    key: String,
 }
 
 /// All kernels at one level.
@@ -75,11 +129,13 @@ impl Weights {
         let bytes = constant.bytes.as_slice();
         let hash = *blake3::hash(bytes).as_bytes();
         if let Some(&offset) = self.known.get(&hash) {
+            constant.bytes.release();
             return offset;
         }
         let offset = self.bytes.len().next_multiple_of(WEIGHT_ALIGN);
         self.bytes.resize(offset, 0);
         self.bytes.extend_from_slice(bytes);
+        constant.bytes.release();
         self.known.insert(hash, offset as u64);
         offset as u64
     }
@@ -200,7 +256,8 @@ impl Lowering {
             Some(&index) => index,
             None => {
                 let index = self.kernels.len();
-                self.kernels.push(Entry { name: format!("{family}_{index}"), spec: call.spec });
+                let name = format!("{family}_{index}");
+                self.kernels.push(Entry { name, spec: call.spec, key: key.clone() });
                 self.known.insert(key, index);
                 index
             }
