@@ -121,7 +121,9 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     let mut report = Report::new(&compiled, &settings, file_name.unwrap_or_default());
     report.model_hash = hash::file(&args.model)?;
     report.calibration = origin;
-    let Compiled { target, .. } = compiled;
+    // Of all that was compiled, only the target is written.
+    let Compiled { target, plan, graph, float, .. } = compiled;
+    drop((plan, graph, float));
     let image = Image {
         producer: report.producer.clone(),
         manifest: serde_json::to_vec_pretty(&report).map_err(Failure::internal)?,
