@@ -2,9 +2,11 @@
 //! blob of code a level. Equal kernels are emitted once; equal constants are stored once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fqbin::{
     Access, Arg, BinOp, BufferId, CodeImage, ExprId, Level, ProgramBuilder, Relation, TargetImage,
+    Weights,
 };
 use fqc_ir::data::Const;
 use fqc_ir::dim::{Atom, Dim};
@@ -19,16 +21,13 @@ use super::call::{Call, Spec};
 use super::object::Blob;
 use super::spec::{extent, reach_below};
 
-/// Alignment of every constant in the weights.
-const WEIGHT_ALIGN: usize = 64;
-
 /// Generates everything for `levels`. Each level is compiled on its own thread.
 pub fn generate(plan: &Plan, levels: &[Level]) -> Result<TargetImage, CpuError> {
     let mut lowering = Lowering::new(plan);
     for step in &plan.steps {
         lowering.step(plan, step)?;
     }
-    let Lowering { program, weights, kernels, .. } = lowering;
+    let Lowering { program, constants, kernels, .. } = lowering;
     let (program, kernels) = (program.finish(), kernels.as_slice());
     let code: Result<Vec<CodeImage>, CpuError> = std::thread::scope(|scope| {
         let threads: Vec<_> =
@@ -36,7 +35,7 @@ pub fn generate(plan: &Plan, levels: &[Level]) -> Result<TargetImage, CpuError> 
         threads.into_iter().map(|thread| thread.join().expect("compiling does not panic")).collect()
     });
     let target = "cpu".to_owned();
-    Ok(TargetImage { target, program, weights: weights.bytes, code: code? })
+    Ok(TargetImage { target, program, weights: constants.weights, code: code? })
 }
 
 /// Code of one level for many programs in this process: a kernel that an earlier program had is not
@@ -60,7 +59,7 @@ impl SharedCode {
         for step in &plan.steps {
             lowering.step(plan, step)?;
         }
-        let Lowering { program, weights, kernels, .. } = lowering;
+        let Lowering { program, constants, kernels, .. } = lowering;
         let is_new = |kernel: &Entry| !self.entries.contains_key(&kernel.key);
         let (new, old): (Vec<Entry>, Vec<Entry>) = kernels.into_iter().partition(is_new);
         if !new.is_empty() {
@@ -86,7 +85,7 @@ impl SharedCode {
         let entries = program.kernels.iter().map(entry).collect();
         let level = self.level.name().to_owned();
         let code = vec![CodeImage { level, entries, bytes: self.bytes.clone() }];
-        Ok(TargetImage { target: "cpu".to_owned(), program, weights: weights.bytes, code })
+        Ok(TargetImage { target: "cpu".to_owned(), program, weights: constants.weights, code })
     }
 }
 
@@ -118,26 +117,18 @@ fn compile(kernels: &[Entry], level: Level) -> Result<CodeImage, CpuError> {
 
 /// The constants of the program, each content once.
 #[derive(Default)]
-struct Weights {
-    bytes: Vec<u8>,
+struct Constants {
+    weights: Weights,
     known: BTreeMap<[u8; 32], u64>,
 }
 
-impl Weights {
+impl Constants {
     /// Offset of the constant's bytes.
     fn place(&mut self, constant: &Const) -> u64 {
-        let bytes = constant.bytes.as_slice();
-        let hash = *blake3::hash(bytes).as_bytes();
-        if let Some(&offset) = self.known.get(&hash) {
-            constant.bytes.release();
-            return offset;
-        }
-        let offset = self.bytes.len().next_multiple_of(WEIGHT_ALIGN);
-        self.bytes.resize(offset, 0);
-        self.bytes.extend_from_slice(bytes);
+        let hash = *blake3::hash(constant.bytes.as_slice()).as_bytes();
         constant.bytes.release();
-        self.known.insert(hash, offset as u64);
-        offset as u64
+        let weights = &mut self.weights;
+        *self.known.entry(hash).or_insert_with(|| weights.push(Arc::new(constant.bytes.clone())))
     }
 }
 
@@ -147,7 +138,7 @@ struct Lowering {
     exprs: BTreeMap<Dim, ExprId>,
     /// The program's buffer for each of the plan's.
     buffers: Vec<BufferId>,
-    weights: Weights,
+    constants: Constants,
     kernels: Vec<Entry>,
     /// Index of a kernel by everything its code depends on.
     known: BTreeMap<String, usize>,
@@ -160,7 +151,7 @@ impl Lowering {
             program: ProgramBuilder::new(),
             exprs: BTreeMap::new(),
             buffers: Vec::new(),
-            weights: Weights::default(),
+            constants: Constants::default(),
             kernels: Vec::new(),
             known: BTreeMap::new(),
         };
@@ -178,7 +169,7 @@ impl Lowering {
             let kind = elem(buffer.elem);
             let id = id.unwrap_or_else(|| match &buffer.place {
                 Place::Const(constant) => {
-                    let offset = this.weights.place(constant);
+                    let offset = this.constants.place(constant);
                     let len = constant.bytes.as_slice().len() as u64;
                     this.program.weight(&buffer.name, kind, &shape, offset, len)
                 }
