@@ -17,6 +17,7 @@ use fqc_passes::quant::groups;
 use fqc_passes::quant::parallel;
 use fqc_passes::quant::passes::{self as quant, Choices};
 use fqc_passes::quant::round::Rounded;
+use fqrt::Tensor;
 use std::collections::BTreeMap;
 
 /// Bytes of the Gram matrices of one turn, unless one alone needs more.
@@ -110,10 +111,11 @@ impl<'a> Grams<'a> {
     }
 
     /// Takes in the groups' inputs of one batch.
-    fn update(&mut self, values: &[(&str, &[f32])], threads: usize) {
+    fn update(&mut self, values: &[(&str, &Tensor)], threads: usize) {
         let mut jobs = Vec::new();
         for (name, (choice, gram)) in self.names.iter().zip(&mut self.each) {
-            let values = values.iter().find(|(n, _)| n == name).map_or(&[][..], |(_, v)| v);
+            let values = values.iter().find(|(n, _)| n == name);
+            let values = values.and_then(|(_, v)| v.numbers::<f32>()).unwrap_or_default();
             jobs.push(std::sync::Mutex::new((*choice, gram, values)));
         }
         parallel::map(&jobs, threads, |job| {

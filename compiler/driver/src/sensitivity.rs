@@ -50,10 +50,10 @@ pub fn measure(
         let gated = open.map(|open| with_gates(batch, &probes, open));
         let gated = gated.collect::<Result<Vec<Batch>, Failure>>()?;
         let mut walk = Walk::new(&gated[..1])?;
-        let mut order = Vec::new();
+        let mut order: Vec<usize> = Vec::new();
         for (slice, new) in slices.iter().zip(&opened) {
             new.iter().for_each(|&probe| walk.fork(0, &gated[1 + probe]));
-            order.extend(new);
+            order.extend(new.iter().copied());
             let mut want: BTreeMap<String, Vec<f32>> = BTreeMap::new();
             let threads = cx.threads;
             walk.run(slice, &slice.observed, true, cx, &mut |index, values| {
@@ -64,7 +64,8 @@ pub fn measure(
                         (0, _) => drop(want.insert((*name).to_owned(), got.to_vec())),
                         (_, None) => {}
                         (run, Some(want)) => {
-                            losses[order[run - 1]] += divergence(want, got, width, threads);
+                            let probe = order[run - 1];
+                            losses[probe] += divergence(want, got, width, threads);
                         }
                     }
                 }

@@ -93,7 +93,8 @@ impl<'a> Walk<'a> {
             let given = run.batch.iter().map(|(name, tensor)| (name.as_str(), tensor.view()));
             let carried = run.carried.iter().map(|(name, tensor)| (name.as_str(), tensor.view()));
             let is_read = |(name, _): &(&str, _)| ports.iter().any(|port| port.name == *name);
-            let inputs: Vec<(&str, TensorView<'_>)> = given.chain(carried).filter(is_read).collect();
+            let inputs: Vec<(&str, TensorView<'_>)> =
+                given.chain(carried).filter(is_read).collect();
             let outputs = session.run(&inputs).map_err(|e| {
                 cx.interrupt.check().err().unwrap_or_else(|| {
                     Failure::new(Exit::Data, format!("calibration sample {index}: {e}"))
