@@ -20,7 +20,6 @@ use fqc_passes::quant::assign::Aim;
 use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::Group;
 use fqc_passes::quant::insert_qdq::RoundedWeights;
-use fqc_passes::quant::nearest;
 use fqc_passes::quant::passes::{self as quant, Choices};
 use fqc_passes::quant::search::{Search, Sensitivity};
 use fqc_passes::quant::stats::Statistics;

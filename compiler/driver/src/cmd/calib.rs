@@ -58,7 +58,7 @@ impl CalibArgs {
         let Some(path) = self.kept().next() else {
             let batches = Arc::new(self.batches(graph)?);
             let rare = self.rare(graph, &batches)?;
-            return Ok((Data { batches, rare, statistics: None }, self.origin()?));
+            return Ok((Data { batches, rare, ..Data::default() }, self.origin()?));
         };
         let calibration = Calibration::read(path)?;
         let bad = |what: String| Failure::data(format!("`{}` {what}", path.display()));
