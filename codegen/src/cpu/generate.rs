@@ -2,9 +2,11 @@
 //! blob of code a level. Equal kernels are emitted once; equal constants are stored once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fqbin::{
     Access, Arg, BinOp, BufferId, CodeImage, ExprId, Level, ProgramBuilder, Relation, TargetImage,
+    Weights,
 };
 use fqc_ir::data::Const;
 use fqc_ir::dim::{Atom, Dim};
@@ -16,10 +18,8 @@ use inkwell::context::Context;
 use super::CpuError;
 use super::build::Code;
 use super::call::{Call, Spec};
+use super::object::Blob;
 use super::spec::{extent, reach_below};
-
-/// Alignment of every constant in the weights.
-const WEIGHT_ALIGN: usize = 64;
 
 /// Generates everything for `levels`. Each level is compiled on its own thread.
 pub fn generate(plan: &Plan, levels: &[Level]) -> Result<TargetImage, CpuError> {
@@ -27,7 +27,7 @@ pub fn generate(plan: &Plan, levels: &[Level]) -> Result<TargetImage, CpuError> 
     for step in &plan.steps {
         lowering.step(plan, step)?;
     }
-    let Lowering { program, weights, kernels, .. } = lowering;
+    let Lowering { program, constants, kernels, .. } = lowering;
     let (program, kernels) = (program.finish(), kernels.as_slice());
     let code: Result<Vec<CodeImage>, CpuError> = std::thread::scope(|scope| {
         let threads: Vec<_> =
@@ -35,13 +35,66 @@ pub fn generate(plan: &Plan, levels: &[Level]) -> Result<TargetImage, CpuError> 
         threads.into_iter().map(|thread| thread.join().expect("compiling does not panic")).collect()
     });
     let target = "cpu".to_owned();
-    Ok(TargetImage { target, program, weights: weights.bytes, code: code? })
+    Ok(TargetImage { target, program, weights: constants.weights, code: code? })
+}
+
+/// Code of one level for many programs in this process: a kernel that an earlier program had is not
+/// compiled again.
+pub struct SharedCode {
+    level: Level,
+    /// Blobs one after another.
+    bytes: Vec<u8>,
+    /// Where a kernel's entry is, by everything its code depends on.
+    entries: BTreeMap<String, u32>,
+}
+
+impl SharedCode {
+    pub fn new(level: Level) -> SharedCode {
+        SharedCode { level, bytes: Vec::new(), entries: BTreeMap::new() }
+    }
+
+    /// Generates one program; its code holds those before too.
+    pub fn generate(&mut self, plan: &Plan) -> Result<TargetImage, CpuError> {
+        let mut lowering = Lowering::new(plan);
+        for step in &plan.steps {
+            lowering.step(plan, step)?;
+        }
+        let Lowering { program, constants, kernels, .. } = lowering;
+        let is_new = |kernel: &Entry| !self.entries.contains_key(&kernel.key);
+        let (new, old): (Vec<Entry>, Vec<Entry>) = kernels.into_iter().partition(is_new);
+        if !new.is_empty() {
+            let code = compile(&new, self.level)?;
+            let base = self.bytes.len().next_multiple_of(Blob::ALIGN as usize);
+            self.bytes.resize(base, 0);
+            self.bytes.extend_from_slice(&code.bytes);
+            for (kernel, entry) in new.iter().zip(&code.entries) {
+                let at = u32::try_from(base).ok().and_then(|base| base.checked_add(*entry));
+                let at = at.ok_or_else(|| CpuError::Object {
+                    module: self.level.name().to_owned(),
+                    reason: "more than 4 GiB of code".to_owned(),
+                })?;
+                self.entries.insert(kernel.key.clone(), at);
+            }
+        }
+        let program = program.finish();
+        let entry = |kernel: &fqbin::Kernel| {
+            let all = || new.iter().chain(&old);
+            let entry = all().find(|e| e.name == kernel.name).expect("a kernel of this program");
+            self.entries[&entry.key]
+        };
+        let entries = program.kernels.iter().map(entry).collect();
+        let level = self.level.name().to_owned();
+        let code = vec![CodeImage { level, entries, bytes: self.bytes.clone() }];
+        Ok(TargetImage { target: "cpu".to_owned(), program, weights: constants.weights, code })
+    }
 }
 
 /// A kernel of the program.
 struct Entry {
     name: String,
     spec: Spec,
+    /// Everything its code depends on.
+    key: String,
 }
 
 /// All kernels at one level.
@@ -64,24 +117,18 @@ fn compile(kernels: &[Entry], level: Level) -> Result<CodeImage, CpuError> {
 
 /// The constants of the program, each content once.
 #[derive(Default)]
-struct Weights {
-    bytes: Vec<u8>,
+struct Constants {
+    weights: Weights,
     known: BTreeMap<[u8; 32], u64>,
 }
 
-impl Weights {
+impl Constants {
     /// Offset of the constant's bytes.
     fn place(&mut self, constant: &Const) -> u64 {
-        let bytes = constant.bytes.as_slice();
-        let hash = *blake3::hash(bytes).as_bytes();
-        if let Some(&offset) = self.known.get(&hash) {
-            return offset;
-        }
-        let offset = self.bytes.len().next_multiple_of(WEIGHT_ALIGN);
-        self.bytes.resize(offset, 0);
-        self.bytes.extend_from_slice(bytes);
-        self.known.insert(hash, offset as u64);
-        offset as u64
+        let hash = *blake3::hash(constant.bytes.as_slice()).as_bytes();
+        constant.bytes.release();
+        let weights = &mut self.weights;
+        *self.known.entry(hash).or_insert_with(|| weights.push(Arc::new(constant.bytes.clone())))
     }
 }
 
@@ -91,7 +138,7 @@ struct Lowering {
     exprs: BTreeMap<Dim, ExprId>,
     /// The program's buffer for each of the plan's.
     buffers: Vec<BufferId>,
-    weights: Weights,
+    constants: Constants,
     kernels: Vec<Entry>,
     /// Index of a kernel by everything its code depends on.
     known: BTreeMap<String, usize>,
@@ -104,7 +151,7 @@ impl Lowering {
             program: ProgramBuilder::new(),
             exprs: BTreeMap::new(),
             buffers: Vec::new(),
-            weights: Weights::default(),
+            constants: Constants::default(),
             kernels: Vec::new(),
             known: BTreeMap::new(),
         };
@@ -122,7 +169,7 @@ impl Lowering {
             let kind = elem(buffer.elem);
             let id = id.unwrap_or_else(|| match &buffer.place {
                 Place::Const(constant) => {
-                    let offset = this.weights.place(constant);
+                    let offset = this.constants.place(constant);
                     let len = constant.bytes.as_slice().len() as u64;
                     this.program.weight(&buffer.name, kind, &shape, offset, len)
                 }
@@ -200,7 +247,8 @@ impl Lowering {
             Some(&index) => index,
             None => {
                 let index = self.kernels.len();
-                self.kernels.push(Entry { name: format!("{family}_{index}"), spec: call.spec });
+                let name = format!("{family}_{index}");
+                self.kernels.push(Entry { name, spec: call.spec, key: key.clone() });
                 self.known.insert(key, index);
                 index
             }

@@ -7,9 +7,11 @@ use crate::exit::{Exit, Failure};
 use crate::gptq;
 use crate::interrupt::Interrupt;
 use crate::progress::{Verbosity, warn};
+use crate::quantise;
 use crate::sensitivity;
 use crate::settings::{Method, Rounding, Settings};
 use fqbin::{Level, TargetImage};
+use fqc_codegen::cpu::SharedCode;
 use fqc_import::ImportOptions;
 use fqc_ir::Graph;
 use fqc_ir::plan::{Plan, Precision};
@@ -18,7 +20,6 @@ use fqc_passes::quant::assign::Aim;
 use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::Group;
 use fqc_passes::quant::insert_qdq::RoundedWeights;
-use fqc_passes::quant::nearest;
 use fqc_passes::quant::passes::{self as quant, Choices};
 use fqc_passes::quant::search::{Search, Sensitivity};
 use fqc_passes::quant::stats::Statistics;
@@ -65,6 +66,15 @@ pub fn import(path: &Path, cx: &mut Context<'_>) -> Result<Graph, Failure> {
     Ok(graph)
 }
 
+/// A quantised graph and what was decided on the way.
+pub struct Quantised {
+    pub graph: Graph,
+    pub choices: Choices,
+    /// The float graph that calibration ran, and what it saw.
+    pub float: Graph,
+    pub statistics: Statistics,
+}
+
 /// From the imported graph to code. `data` gives what to calibrate with, if the method needs it.
 pub fn compile<D: Into<calibrate::Data>>(
     float: Graph,
@@ -72,7 +82,17 @@ pub fn compile<D: Into<calibrate::Data>>(
     data: impl FnOnce(&Graph) -> Result<D, Failure>,
     cx: &mut Context<'_>,
 ) -> Result<Compiled, Failure> {
-    let levels = levels(settings)?;
+    quantise(float, settings, data, cx)?.compile(settings, cx)
+}
+
+/// The half of it that rounds.
+pub fn quantise<D: Into<calibrate::Data>>(
+    float: Graph,
+    settings: &Settings,
+    data: impl FnOnce(&Graph) -> Result<D, Failure>,
+    cx: &mut Context<'_>,
+) -> Result<Quantised, Failure> {
+    levels(settings)?;
     let mut graph = float.clone();
     let mut choices = Choices::default();
     let mut seen = Statistics::new();
@@ -87,24 +107,27 @@ pub fn compile<D: Into<calibrate::Data>>(
             Some(chosen) => chosen,
             None => choose(&float, &seen, &batches, settings, cx)?,
         });
-        let rounded = match settings.rounding() {
-            // The baselines stay plain.
-            Rounding::Nearest if settings.method != Method::Flattenquant => Arc::default(),
+        match settings.rounding() {
             Rounding::Nearest => {
-                let (heads, granularity) = (settings.heads(), settings.granularity());
-                nearest::clipped(&float, heads, &choices, &seen, granularity, cx.threads)
+                quantise::nearest(&float, &mut graph, &choices, &seen, settings, cx)?;
             }
             Rounding::Gptq if batches.is_empty() => return Err(no_samples()),
-            Rounding::Gptq => gptq::run(&float, &choices, &batches, settings, cx)?,
-        };
-        run(&mut graph, &exact(&choices, settings), cx)?;
-        run(&mut graph, &rounding(&choices, &rounded, settings), cx)?;
+            Rounding::Gptq => gptq::run(&float, &mut graph, &choices, &batches, settings, cx)?,
+        }
     }
-    run(&mut graph, &fuse::fuse(), cx)?;
-    run(&mut graph, &[Box::new(quant::fold_quantize())], cx)?;
-    let plan = plan(&graph, settings.precision())?;
-    let target = generate(&plan, &levels, cx)?;
-    Ok(Compiled { target, plan, graph, choices, float, statistics: seen })
+    Ok(Quantised { graph, choices, float, statistics: seen })
+}
+
+impl Quantised {
+    /// The half that generates code.
+    pub fn compile(self, settings: &Settings, cx: &mut Context<'_>) -> Result<Compiled, Failure> {
+        let Quantised { mut graph, choices, float, statistics } = self;
+        run(&mut graph, &fuse::fuse(), cx)?;
+        run(&mut graph, &[Box::new(quant::fold_quantize())], cx)?;
+        let plan = plan(&graph, settings.precision())?;
+        let target = generate(&plan, &levels(settings)?, cx)?;
+        Ok(Compiled { target, plan, graph, choices, float, statistics })
+    }
 }
 
 fn no_samples() -> Failure {
@@ -188,8 +211,24 @@ pub fn rounding(
 pub fn float_target(float: &Graph, cx: &mut Context<'_>) -> Result<TargetImage, Failure> {
     let mut graph = float.clone();
     run(&mut graph, &fuse::fuse(), cx)?;
-    let level = forced_level()?.or_else(fqrt::best_level).ok_or_else(no_level)?;
-    generate(&plan(&graph, Precision::F32)?, &[level], cx)
+    generate(&plan(&graph, Precision::F32)?, &[own_level()?], cx)
+}
+
+/// The same, with code that several graphs share.
+pub fn float_program(
+    mut graph: Graph,
+    code: &mut SharedCode,
+    cx: &mut Context<'_>,
+) -> Result<TargetImage, Failure> {
+    run(&mut graph, &fuse::fuse(), cx)?;
+    let plan = plan(&graph, Precision::F32)?;
+    cx.interrupt.check()?;
+    code.generate(&plan).map_err(|e| Failure::new(Exit::Model, e.to_string()))
+}
+
+/// The level of this machine, or the forced one.
+pub fn own_level() -> Result<Level, Failure> {
+    forced_level()?.or_else(fqrt::best_level).ok_or_else(no_level)
 }
 
 /// The level that `FQC_CPU_LEVEL` forces.

@@ -7,7 +7,7 @@ use crate::exit::{Failure, file_failure};
 use crate::hash;
 use crate::interrupt::Interrupt;
 use crate::key;
-use crate::pipeline::{self, Context};
+use crate::pipeline::{self, Compiled, Context};
 use crate::progress::Verbosity;
 use crate::report::Report;
 use crate::settings::{Float, LmHead, Method, Rounding, Scheme, Settings};
@@ -112,17 +112,22 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         origin = Some(from);
         Ok(data)
     };
-    let compiled = pipeline::compile(float, &settings, data, &mut cx)?;
+    let mut quantised = pipeline::quantise(float, &settings, data, &mut cx)?;
+    let (float, statistics) = (&quantised.float, &quantised.statistics);
+    let groups = analyze::measure(float, statistics, &settings, &quantised.choices, &[], &mut cx)?;
+    quantised.statistics.clear();
+    let compiled = quantised.compile(&settings, &mut cx)?;
     let file_name = args.model.file_name().map(|n| n.to_string_lossy().into_owned());
     let mut report = Report::new(&compiled, &settings, file_name.unwrap_or_default());
     report.model_hash = hash::file(&args.model)?;
     report.calibration = origin;
-    let (float, statistics, choices) = (&compiled.float, &compiled.statistics, &compiled.choices);
-    let groups = analyze::measure(float, statistics, &settings, choices, &[], &mut cx)?;
+    // Of all that was compiled, only the target is written.
+    let Compiled { target, plan, graph, float, .. } = compiled;
+    drop((plan, graph, float));
     let image = Image {
         producer: report.producer.clone(),
         manifest: serde_json::to_vec_pretty(&report).map_err(Failure::internal)?,
-        targets: vec![compiled.target],
+        targets: vec![target],
     };
     interrupt.check()?;
     let written = fqbin::write_file(&args.output, &image, Some(&key::own()?))
