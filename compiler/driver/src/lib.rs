@@ -29,6 +29,7 @@ pub mod score;
 pub mod sensitivity;
 pub mod settings;
 pub mod svg;
+pub mod target;
 pub mod text;
 
 pub use exit::{Exit, Failure};

@@ -13,7 +13,8 @@ pub mod rotate;
 pub mod wgmma;
 
 /// Every source by the name that `#include` gives it.
-pub const SOURCES: [(&str, &str); 14] = [
+pub const SOURCES: [(&str, &str); 15] = [
+    ("scalar.cuh", include_str!("../../cuda/scalar.cuh")),
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
     ("wgmma.cuh", include_str!("../../cuda/wgmma.cuh")),
     ("epilogue.cuh", include_str!("../../cuda/epilogue.cuh")),

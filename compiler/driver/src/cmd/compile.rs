@@ -11,6 +11,7 @@ use crate::pipeline::{self, Context};
 use crate::progress::Verbosity;
 use crate::report::Report;
 use crate::settings::{Float, Method, Rounding, Scheme, Settings};
+use crate::target::{self, Target};
 use fqbin::Image;
 use fqc_ir::{Graph, text};
 use std::path::PathBuf;
@@ -27,9 +28,9 @@ pub struct Args {
     pub output: PathBuf,
     #[command(flatten)]
     pub calib: CalibArgs,
-    /// What to compile for
-    #[arg(long, default_value = "cpu")]
-    pub target: String,
+    /// What to compile for: `cpu`, `cuda` (sm_90a), `cuda:ARCH`; several separated by commas
+    #[arg(long, value_delimiter = ',', default_value = "cpu", value_parser = Target::parse)]
+    pub target: Vec<Target>,
     /// Settings in TOML, by the names in the file's manifest; options on the command line win
     #[arg(long, value_name = "F.toml")]
     pub config: Option<PathBuf>,
@@ -119,10 +120,11 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     report.calibration = origin;
     let (float, statistics, choices) = (&compiled.float, &compiled.statistics, &compiled.choices);
     let groups = analyze::measure(float, statistics, &settings, choices, &[], &mut cx)?;
+    let targets = target::images(compiled.target, &compiled.plan, &args.target, &cx)?;
     let image = Image {
         producer: report.producer.clone(),
         manifest: serde_json::to_vec_pretty(&report).map_err(Failure::internal)?,
-        targets: vec![compiled.target],
+        targets,
     };
     interrupt.check()?;
     let written = fqbin::write_file(&args.output, &image, Some(&key::own()?))
@@ -147,12 +149,6 @@ fn layer_scheme(text: &str) -> Result<(String, Scheme), String> {
 
 /// Refuses what cannot work before anything long begins.
 fn check(args: &Args) -> Result<(), Failure> {
-    if args.target != "cpu" {
-        return Err(Failure::usage(format!(
-            "target `{}` is not supported by this build; there is `cpu`",
-            args.target
-        )));
-    }
     args.calib.check()?;
     check_folder(&args.output)
 }
