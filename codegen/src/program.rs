@@ -24,8 +24,7 @@ pub(crate) struct Weights {
 
 impl Weights {
     /// Offset of the constant's bytes.
-    fn place(&mut self, constant: &Const) -> u64 {
-        let bytes = constant.bytes.as_slice();
+    fn place(&mut self, bytes: &[u8]) -> u64 {
         let hash = *blake3::hash(bytes).as_bytes();
         if let Some(&offset) = self.known.get(&hash) {
             return offset;
@@ -58,8 +57,9 @@ pub(crate) struct Launch<'a> {
 }
 
 impl Lowering {
-    /// Declares ports, buffers and limits.
-    pub fn new(plan: &Plan) -> Lowering {
+    /// Declares ports, buffers and limits. `other` may give other bytes, at least as many, for the
+    /// constant of a buffer of this index.
+    pub fn new(plan: &Plan, other: impl Fn(usize, &Const) -> Option<Vec<u8>>) -> Lowering {
         let mut this = Lowering {
             program: ProgramBuilder::new(),
             exprs: BTreeMap::new(),
@@ -75,13 +75,14 @@ impl Lowering {
             let shape = this.dims(&port.shape);
             ids[port.buffer.0] = Some(this.program.output(&port.name, elem(port.elem), &shape));
         }
-        for (buffer, id) in plan.buffers.iter().zip(ids) {
+        for (index, (buffer, id)) in plan.buffers.iter().zip(ids).enumerate() {
             let shape = this.dims(&buffer.shape);
             let kind = elem(buffer.elem);
             let id = id.unwrap_or_else(|| match &buffer.place {
                 Place::Const(constant) => {
-                    let offset = this.weights.place(constant);
-                    let len = constant.bytes.as_slice().len() as u64;
+                    let own = other(index, constant);
+                    let bytes = own.as_deref().unwrap_or(constant.bytes.as_slice());
+                    let (offset, len) = (this.weights.place(bytes), bytes.len() as u64);
                     this.program.weight(&buffer.name, kind, &shape, offset, len)
                 }
                 _ => this.program.arena(&buffer.name, kind, &shape),

@@ -3,7 +3,6 @@
 
 use fqc_ir::dim::{self, Dim};
 use fqc_ir::plan::View;
-use fqc_ir::types::Elem;
 
 /// A size or stride in a kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +24,11 @@ impl Sizes {
         if let Some(value) = dim.as_const() {
             return Size::Const(value);
         }
+        self.dim(dim)
+    }
+
+    /// A run-time dim, whether constant or not.
+    pub fn dim(&mut self, dim: &Dim) -> Size {
         let found = self.dims.iter().position(|d| d == dim);
         let index = found.unwrap_or_else(|| {
             self.dims.push(dim.clone());
@@ -32,19 +36,6 @@ impl Sizes {
         });
         Size::Dim(index as u32)
     }
-
-    pub fn all(&mut self, dims: &[Dim]) -> Vec<Size> {
-        dims.iter().map(|d| self.one(d)).collect()
-    }
-}
-
-/// What a kernel knows of an argument: its type, where element 0 lies behind the lowest address,
-/// and a stride for each axis of the loop nest.
-#[derive(Clone, PartialEq, Debug)]
-pub struct ViewSpec {
-    pub elem: Elem,
-    pub start: Size,
-    pub strides: Vec<Size>,
 }
 
 /// How far below element 0 a view reaches, in elements: strides of slices may be negative.
@@ -135,23 +126,4 @@ impl Nest {
     pub fn count(&self) -> Dim {
         dim::product(&self.shape)
     }
-}
-
-/// The specification of every view over the axes that `strides` has.
-pub fn view_specs(
-    sizes: &mut Sizes,
-    views: &[&View],
-    elems: &[Elem],
-    strides: &[Vec<Dim>],
-) -> Vec<ViewSpec> {
-    views
-        .iter()
-        .zip(elems)
-        .zip(strides)
-        .map(|((view, &elem), strides)| ViewSpec {
-            elem,
-            start: sizes.one(&reach_below(view)),
-            strides: sizes.all(strides),
-        })
-        .collect()
 }

@@ -20,6 +20,13 @@
 #include "mainloop_sm90.cuh"
 #include "writeback_sm90.cuh"
 
+// Stands for the epilogue that the configuration names. A generated one has kWrites set and writes a
+// thread's accumulators of one block of channels itself:
+// `write<kTokens, kShift>(arguments, accumulators, token, channel)`; see Writeback::write_direct.
+struct ConfiguredEpilogue {
+    static constexpr bool kWrites = false;
+};
+
 template <class Config>
 struct Gemm {
     using L = Layout<Config>;
@@ -65,7 +72,9 @@ struct Gemm {
     }
 
     // A warpgroup.
-    static __device__ __forceinline__ void consume(const GemmArguments& args, Shared shared) {
+    template <class Epilogue>
+    static __device__ __forceinline__ void consume(const GemmArguments& args, Shared shared,
+                                                   const Epilogue& epilogue) {
         const u32 rank = Config::kCluster > 1 ? cluster_rank() : 0;
         const u32 split_rank = Config::kSplit > 1 ? cluster_rank() : 0;
         const typename L::Part part(args, split_rank);
@@ -76,7 +85,7 @@ struct Gemm {
         const int tiles = Tile::count(args);
         Ring ring;
         int buffer = 0;
-        if (Config::kResidual) launch_wait();
+        if (Config::kResidual || Epilogue::kWrites) launch_wait();
         for (int index = blockIdx.x / L::kGroup; index < tiles; index += clusters) {
             Tile tile(args, index, rank);
             const int first = tile.channel + consumer * Config::kBlocks * kBlockChannels;
@@ -126,7 +135,12 @@ struct Gemm {
 #pragma unroll
                 for (int b = 0; b < Config::kBlocks; ++b) {
                     const int channel = first + b * kBlockChannels + own_channel;
-                    W::write_direct(args, acc[b], pairs[b], tile.token, channel);
+                    if constexpr (Epilogue::kWrites) {
+                        epilogue.template write<Config::kTokens, Config::kInt4 ? 4 : 0>(
+                            args, acc[b], tile.token, channel);
+                    } else {
+                        W::write_direct(args, acc[b], pairs[b], tile.token, channel);
+                    }
                 }
             }
         }
@@ -134,7 +148,11 @@ struct Gemm {
     }
 
     // The kernel.
-    static __device__ __forceinline__ void run(const GemmArguments& args) {
+    static __device__ __forceinline__ void run(const GemmArguments& args) { run(args, ConfiguredEpilogue{}); }
+
+    template <class Epilogue>
+    static __device__ __forceinline__ void run(const GemmArguments& args, const Epilogue& epilogue) {
+        static_assert(!Epilogue::kWrites || !L::kStaged, "a generated epilogue writes to memory itself");
         extern __shared__ __align__(1024) u8 memory[];
         Shared shared{shared_address(memory)};
         if (threadIdx.x == 0) {
@@ -163,7 +181,7 @@ struct Gemm {
             }
         } else {
             registers_take<224>();
-            consume(args, shared);
+            consume(args, shared, epilogue);
         }
         // A block must not leave while another may still write into its shared memory.
         if (L::kGroup > 1) {

@@ -1,7 +1,9 @@
 // Scalar arithmetic of the generated kernels. f32 follows codegen/src/cpu/math.rs operation by
 // operation, so that the CPU and the GPU give the same bits; nothing here is contracted to a
-// fused multiply-add unless it says so.
+// fused multiply-add unless it says so. Generated code lies in the same namespace.
 #pragma once
+
+namespace scalar {
 
 using u8 = unsigned char;
 using u16 = unsigned short;
@@ -340,3 +342,5 @@ __device__ __forceinline__ i64 checked_index(i64 index, i64 n, u64 status) {
     *reinterpret_cast<volatile u32*>(status) = 1;
     return 0;
 }
+
+}  // namespace scalar

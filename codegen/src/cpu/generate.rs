@@ -14,7 +14,7 @@ use crate::program::{Launch, Lowering};
 
 /// Generates everything for `levels`. Each level is compiled on its own thread.
 pub fn generate(plan: &Plan, levels: &[Level]) -> Result<TargetImage, CpuError> {
-    let mut lowering = Lowering::new(plan);
+    let mut lowering = Lowering::new(plan, |_, _| None);
     let mut kernels = Kernels::default();
     for step in &plan.steps {
         kernels.step(&mut lowering, plan, step)?;

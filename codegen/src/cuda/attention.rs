@@ -1,13 +1,14 @@
-//! Attention in one pass over the keys with a running softmax. A block has sixteen queries of one
+//! Attention in one pass over the keys with a running softmax: on tensor cores where products may be
+//! in bf16 (`kernels/cuda/attention_bf16.cuh`), else in f32 as follows. A block has sixteen queries of one
 //! head; eight threads share a query, each with its own keys of a tile and its own channels of the
 //! result.
 
 use fqc_ir::dim::{self, Dim};
-use fqc_ir::plan::{Step, View};
+use fqc_ir::plan::{Precision, Step, View};
 use fqc_ir::types::Elem;
 
 use super::expr;
-use super::text::{Call, Text};
+use super::text::{Call, Text, divides};
 
 /// Queries of a block.
 const QUERIES: i64 = 16;
@@ -22,6 +23,67 @@ pub struct Attention {
     pub scale: f32,
     pub causal: bool,
     pub mask: bool,
+    pub precision: Precision,
+}
+
+/// Queries of a block whose products are in bf16, and its threads.
+const TILE: i64 = 64;
+const TILE_THREADS: u32 = 128;
+
+/// Whether the tensor cores take it: bf16 is allowed, heads are whole tiles, rows are aligned.
+fn in_tiles(spec: &Attention, views: &[&View]) -> bool {
+    let whole = |v: &View| v.shape[3].as_const().is_some_and(|n| n % 16 == 0 && n <= 128);
+    let aligned = |v: &View| divides(4, &v.offset) && v.strides[..3].iter().all(|s| divides(4, s));
+    let last = views[views.len() - 1];
+    let floats = [views[0], views[1], views[2], last];
+    spec.precision == Precision::Bf16 && floats.into_iter().all(|v| whole(v) && aligned(v))
+}
+
+/// The kernel that multiplies in bf16.
+fn tiled(step: &Step, spec: &Attention, views: &[&View], [depth, width]: [i64; 2]) -> Call {
+    let (q, k, v, out) = (views[0], views[1], views[2], views[views.len() - 1]);
+    let mut t = Text::new(step);
+    let (heads, groups) = (t.size(&q.shape[1]), t.size(&k.shape[1]));
+    let (s, n) = (t.size(&q.shape[2]), t.size(&k.shape[2]));
+    t.line(format!("const u32 blocks = (static_cast<u32>({s}) + {TILE} - 1) / {TILE};"));
+    t.line(format!(
+        "const u32 pair = blockIdx.x / blocks, batch = pair / static_cast<u32>({heads});"
+    ));
+    t.line(format!("const u32 head = pair % static_cast<u32>({heads});"));
+    t.line(format!(
+        "const u32 group = head / (static_cast<u32>({heads}) / static_cast<u32>({groups}));"
+    ));
+    t.line("Head h = {};");
+    let all = [("q", 0, q, "head"), ("k", 1, k, "group"), ("v", 2, v, "group")];
+    let result = ("y", views.len() - 1, out, "head");
+    let mask = spec.mask.then(|| ("mask", 3, views[3], "head"));
+    for (name, index, view, of) in all.into_iter().chain([result]).chain(mask) {
+        t.pointer(name, index, view, Elem::F32, name == "y");
+        let strides: Vec<String> = view.strides.iter().map(|s| t.size(s)).collect();
+        t.line(format!("h.{name} = {name} + batch * {} + {of} * {};", strides[0], strides[1]));
+        t.line(format!("h.{name}_row = {};", strides[2]));
+        if name == "mask" {
+            t.line(format!("h.mask_key = {};", strides[3]));
+        }
+    }
+    t.line(format!("h.queries = {s};"));
+    t.line(format!("h.keys = {n};"));
+    let (causal, mask, scale) = (spec.causal, spec.mask, expr::float(spec.scale));
+    t.line(format!(
+        "attention_bf16<{depth}, {width}, {causal}, {mask}>(h, blockIdx.x % blocks * {TILE}, {scale});"
+    ));
+    let blocks = q.shape[2].ceil_div(TILE);
+    t.finish(
+        TILE_THREADS,
+        1,
+        dim::product([&q.shape[0], &q.shape[1], &blocks]),
+        ops(q, k, depth + width),
+    )
+}
+
+fn ops(q: &View, k: &View, channels: i64) -> Dim {
+    let pairs = dim::product([&q.shape[0], &q.shape[1], &q.shape[2], &k.shape[2]]);
+    pairs * Dim::from(2 * channels)
 }
 
 /// The kernel of a step.
@@ -36,6 +98,9 @@ pub fn attention(step: &Step, spec: &Attention, elems: &[Elem]) -> Result<Call, 
     };
     if depth.max(width) > MAX_HEAD {
         return Err(format!("heads of {} channels, at most {MAX_HEAD}", depth.max(width)));
+    }
+    if in_tiles(spec, &views) {
+        return Ok(tiled(step, spec, &views, [depth, width]));
     }
     let keys = if depth + width > 256 { 16 } else { 32 };
     let (own_keys, own_channels) = (keys / SHARE, (width + SHARE - 1) / SHARE);
@@ -179,7 +244,5 @@ pub fn attention(step: &Step, spec: &Attention, elems: &[Elem]) -> Result<Call, 
     t.line("}");
     let blocks = q.shape[2].ceil_div(QUERIES);
     let work = dim::product([&q.shape[0], &q.shape[1], &blocks]);
-    let pairs = dim::product([&q.shape[0], &q.shape[1], &q.shape[2], &k.shape[2]]);
-    let ops = pairs * Dim::from(2 * (depth + width));
-    Ok(t.finish(threads as u32, 1, work, ops))
+    Ok(t.finish(threads as u32, 1, work, ops(q, k, depth + width)))
 }

@@ -1,17 +1,17 @@
 //! Plan to target image for one architecture: the program, the weights, and the cubins. Equal
 //! kernels are compiled once; every step that no kernel fits is named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fqbin::{CodeImage, KernelId, TargetImage};
 use fqc_ir::dim::Dim;
-use fqc_ir::plan::{Kernel, Plan, Step, View};
+use fqc_ir::plan::{Gemm, Kernel, Plan, Step, View};
 use fqc_ir::types::Elem;
 
 use super::attention::{Attention, attention};
 use super::rows::{self, Norm};
 use super::text::Call;
-use super::{Arch, Compiler, Error, elementwise, products};
+use super::{Arch, Compiler, Error, elementwise, gemm, products};
 use crate::program::{Launch, Lowering};
 
 /// Alignment of a cubin within the code.
@@ -23,14 +23,19 @@ const CUBIN_ALIGN: usize = 64;
 /// [`Error::Unsupported`] with every step that no kernel fits; those of the compiler.
 pub fn generate(plan: &Plan, arch: Arch, compiler: &Compiler) -> Result<TargetImage, Error> {
     let mut image = Kernels::default();
-    let mut lowering = Lowering::new(plan);
+    let packed = hopper_weights(plan, arch);
+    let mut lowering =
+        Lowering::new(plan, |index, constant| Some(gemm::repack(constant, packed.get(&index)?)));
     let mut refused = Vec::new();
     for step in &plan.steps {
-        match plain(plan, step) {
-            Ok(call) => image.step(&mut lowering, plan, step, &call),
-            Err(reason) => {
-                refused.push(format!("{} `{}`: {reason}", step.kernel.name(), step.name));
+        let done = match &step.kernel {
+            Kernel::Gemm(gemm) if packed.contains_key(&step.args[1].buffer.0) => {
+                gemm::gemm(step, gemm).map(|call| image.gemm(&mut lowering, plan, step, &call))
             }
+            _ => plain(plan, step).map(|call| image.step(&mut lowering, plan, step, &call)),
+        };
+        if let Err(reason) = done {
+            refused.push(format!("{} `{}`: {reason}", step.kernel.name(), step.name));
         }
     }
     if !refused.is_empty() {
@@ -69,8 +74,9 @@ fn plain(plan: &Plan, step: &Step) -> Result<Call, String> {
             rows::norm(step, &norm, &elems)
         }
         Kernel::Quantize { expr, quantize } => elementwise::quantize(step, expr, quantize, &elems),
-        Kernel::Attention { scale, causal, mask, precision: _ } => {
-            let spec = Attention { scale: *scale, causal: *causal, mask: *mask };
+        Kernel::Attention { scale, causal, mask, precision } => {
+            let (scale, causal, mask) = (*scale, *causal, *mask);
+            let spec = Attention { scale, causal, mask, precision: *precision };
             attention(step, &spec, &elems)
         }
         Kernel::Gather { axis, index_rank } => {
@@ -85,37 +91,49 @@ fn plain(plan: &Plan, step: &Step) -> Result<Call, String> {
     }
 }
 
-/// A kernel of the program.
+/// The weights that Hopper's gemms read, with a gemm that does: those of which every user fits.
+fn hopper_weights(plan: &Plan, arch: Arch) -> BTreeMap<usize, &Gemm> {
+    let mut weights = BTreeMap::new();
+    let mut others = BTreeSet::new();
+    for step in &plan.steps {
+        for (i, arg) in step.args.iter().enumerate() {
+            match &step.kernel {
+                Kernel::Gemm(g) if i == 1 && arch == Arch::Sm90a && gemm::fits(step, g) => {
+                    weights.insert(arg.buffer.0, g);
+                }
+                _ => {
+                    others.insert(arg.buffer.0);
+                }
+            }
+        }
+    }
+    weights.retain(|buffer, _| !others.contains(buffer));
+    weights
+}
+
+/// A kernel of the program, and whether it shares a cubin with all generated ones.
 struct Entry {
     name: String,
     source: String,
+    shared: bool,
 }
 
 /// The kernels of a program.
 #[derive(Default)]
 struct Kernels {
     entries: Vec<Entry>,
-    /// Index of a kernel by its text.
+    /// Index of a kernel by its text and attributes.
     known: BTreeMap<String, usize>,
 }
 
 impl Kernels {
     fn step(&mut self, lowering: &mut Lowering, plan: &Plan, step: &Step, call: &Call) {
-        let key = call.source("_");
-        let index = match self.known.get(&key) {
-            Some(&index) => index,
-            None => {
-                let index = self.entries.len();
-                let name = format!("{}_{index}", step.kernel.name());
-                self.entries.push(Entry { source: call.source(&name), name: name.clone() });
-                self.known.insert(key, index);
-                let kernel = lowering.program.kernel(&name);
-                lowering.program.kernel_attr(kernel, "threads", call.threads.into());
-                lowering.program.kernel_attr(kernel, "items", call.items.into());
-                index
-            }
+        let attrs = [("threads", call.threads.into()), ("items", call.items.into())];
+        let family = step.kernel.name();
+        let kernel = match self.known.get(&call.source("@")) {
+            Some(&index) => lowering.program.kernel(&self.entries[index].name),
+            None => self.add(lowering, family, &call.source("@"), &attrs, true),
         };
-        let kernel: KernelId = lowering.program.kernel(&self.entries[index].name);
         let launch = Launch {
             kernel,
             dims: &call.dims,
@@ -127,16 +145,88 @@ impl Kernels {
         lowering.step(plan, step, &launch);
     }
 
-    /// All generated kernels in one cubin.
-    fn compile(&self, arch: Arch, compiler: &Compiler) -> Result<CodeImage, Error> {
-        let mut source = String::from("#include \"scalar.cuh\"\n");
-        for entry in &self.entries {
-            source.push('\n');
-            source.push_str(&entry.source);
+    /// A gemm: its instances follow each other, so that a launch finds the one for its rows.
+    fn gemm(&mut self, lowering: &mut Lowering, plan: &Plan, step: &Step, call: &gemm::Call) {
+        let key: String =
+            call.instances.iter().map(|i| format!("{:?}{}", i.attrs, i.source)).collect();
+        let kernel = match self.known.get(&key) {
+            Some(&index) => lowering.program.kernel(&self.entries[index].name),
+            None => {
+                let first = self.entries.len();
+                for instance in &call.instances {
+                    let family = step.kernel.name();
+                    let hash = blake3::hash(instance.source.as_bytes()).to_hex();
+                    let symbol = format!("{family}_{}", &hash[..8]);
+                    self.add(lowering, &symbol, &instance.source, &instance.attrs, false);
+                }
+                self.known.insert(key, first);
+                lowering.program.kernel(&self.entries[first].name)
+            }
+        };
+        let launch = Launch {
+            kernel,
+            dims: &call.dims,
+            work: &call.rows,
+            grain: 1,
+            scratch_bytes: &Dim::zero(),
+            ops: &call.ops,
+        };
+        lowering.step(plan, step, &launch);
+    }
+
+    /// A new kernel; `source` has `@` for its symbol. Kernels of one symbol differ in attributes.
+    fn add(
+        &mut self,
+        lowering: &mut Lowering,
+        symbol: &str,
+        source: &str,
+        attrs: &[(&str, i64)],
+        shared: bool,
+    ) -> KernelId {
+        let index = self.entries.len();
+        let (symbol, name) = match shared {
+            true => (format!("{symbol}_{index}"), format!("{symbol}_{index}")),
+            false => (symbol.to_owned(), format!("{symbol}.{index}")),
+        };
+        let kernel = lowering.program.kernel(&name);
+        for &(attr, value) in attrs {
+            lowering.program.kernel_attr(kernel, attr, value);
         }
-        let mut bytes = compiler.generated("generated", &source, arch)?;
+        if shared {
+            self.known.insert(source.to_owned(), index);
+        }
+        self.entries.push(Entry { source: source.replace('@', &symbol), name, shared });
+        kernel
+    }
+
+    /// The generated kernels in one cubin, each gemm in its own. The entry of a kernel is where its
+    /// cubin begins.
+    fn compile(&self, arch: Arch, compiler: &Compiler) -> Result<CodeImage, Error> {
+        let mut common = String::from("#include \"attention_bf16.cuh\"\n\nnamespace scalar {\n");
+        for entry in self.entries.iter().filter(|e| e.shared) {
+            common.push('\n');
+            common.push_str(&entry.source);
+        }
+        common.push_str("\n}  // namespace scalar\n");
+        let mut bytes = compiler.generated("generated", &common, arch)?;
+        // The same gemm under another name, and for another size, is one cubin.
+        let mut known: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut entries = Vec::with_capacity(self.entries.len());
+        for entry in &self.entries {
+            if entry.shared {
+                entries.push(0);
+                continue;
+            }
+            if !known.contains_key(entry.source.as_str()) {
+                let cubin = compiler.tuned("gemm", &entry.source, arch)?;
+                bytes.resize(bytes.len().next_multiple_of(CUBIN_ALIGN), 0);
+                let offset = u32::try_from(bytes.len()).map_err(|_| Error::TooLarge)?;
+                known.insert(&entry.source, offset);
+                bytes.extend_from_slice(&cubin);
+            }
+            entries.push(known[entry.source.as_str()]);
+        }
         bytes.resize(bytes.len().next_multiple_of(CUBIN_ALIGN), 0);
-        let entries = vec![0; self.entries.len()];
         Ok(CodeImage { level: String::new(), entries, bytes })
     }
 }

@@ -3,13 +3,14 @@
 //!
 //! Reading order: [`nvrtc`] (the compiler), [`notes`] (what its assembler says), [`cache`]; then
 //! [`generate`], which makes a target image of a plan: `text` (one kernel), `expr` (scalar
-//! expressions), and the families `elementwise`, `rows`, `attention`, `products`.
+//! expressions), and the families `elementwise`, `rows`, `attention`, `products`, `gemm`.
 
 mod attention;
 pub mod cache;
 mod elementwise;
 mod epilogue;
 mod expr;
+mod gemm;
 mod generate;
 pub mod notes;
 pub mod nvrtc;
@@ -105,6 +106,9 @@ pub enum Error {
     /// Steps of a plan that no kernel fits.
     #[error("CUDA cannot run: {}", .0.join("; "))]
     Unsupported(Vec<String>),
+    /// The kernels of one program together.
+    #[error("more than 4 GiB of CUDA code")]
+    TooLarge,
     /// The cache cannot be read or written.
     #[error("cache of kernels at {path}: {source}")]
     Cache {

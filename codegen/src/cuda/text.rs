@@ -31,7 +31,9 @@ pub struct Call {
 
 /// A body in the making.
 pub struct Text {
-    pub sizes: Sizes,
+    sizes: Sizes,
+    /// Constant sizes are run-time numbers, too, so that more steps share the kernel.
+    run_time: bool,
     args: usize,
     lines: String,
 }
@@ -40,7 +42,12 @@ impl Text {
     /// For a step's kernel; its arguments come first, then its results.
     pub fn new(step: &Step) -> Text {
         let args = step.args.len() + step.results.len();
-        Text { sizes: Sizes::default(), args, lines: String::new() }
+        Text { sizes: Sizes::default(), run_time: false, args, lines: String::new() }
+    }
+
+    /// The same; no size is compiled in.
+    pub fn of_run_time_sizes(step: &Step) -> Text {
+        Text { run_time: true, ..Text::new(step) }
     }
 
     pub fn line(&mut self, line: impl AsRef<str>) {
@@ -49,7 +56,7 @@ impl Text {
 
     /// A size as an i64 in the kernel.
     pub fn size(&mut self, dim: &Dim) -> String {
-        show(self.sizes.one(dim))
+        show(if self.run_time { self.sizes.dim(dim) } else { self.sizes.one(dim) })
     }
 
     /// Declares `name` as argument `index`, of elements of `elem` in memory, at element 0 of the view.
@@ -86,6 +93,17 @@ impl Text {
             }
             self.line(format!("const i64 {name} = {sum};"));
         }
+    }
+
+    /// The lines so far with the declarations of the sizes before them, which lie in the words from
+    /// `first` on; and the sizes.
+    pub fn with_sizes(self, first: usize) -> (String, Vec<Dim>) {
+        let mut body = String::new();
+        for i in 0..self.sizes.dims.len() {
+            let _ = writeln!(body, "    const i64 d{i} = static_cast<i64>(a.w[{}]);", first + i);
+        }
+        body.push_str(&self.lines);
+        (body, self.sizes.dims)
     }
 
     /// The finished call. One block has `items` work items.

@@ -67,6 +67,7 @@ fn failure(error: &cuda::Error) -> Failure {
         cuda::Error::Unsupported(_) => Exit::Model,
         cuda::Error::NoNvrtc(_) | cuda::Error::Library { .. } => Exit::CannotRun,
         cuda::Error::Cache { .. } => Exit::Io,
+        cuda::Error::TooLarge => Exit::Limit,
         cuda::Error::Compile { .. } | cuda::Error::Slow { .. } => Exit::Internal,
     };
     Failure::new(exit, error.to_string())

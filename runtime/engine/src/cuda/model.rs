@@ -101,7 +101,8 @@ fn entry(kernel: &Kernel, module: &Module) -> Result<Entry> {
         }),
     };
     Ok(Entry {
-        function: module.function(&kernel.name, shared)?,
+        // Kernels that differ in attributes alone share the symbol before the dot.
+        function: module.function(kernel.name.split('.').next().unwrap_or_default(), shared)?,
         threads: number("threads", 1..=1024)?,
         items: if gemm.is_some() { 1 } else { number("items", 1..=1 << 20)? },
         shared,
