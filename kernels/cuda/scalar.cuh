@@ -192,6 +192,17 @@ __device__ __forceinline__ float logarithm(float x) {
 }
 __device__ __forceinline__ double logarithm(double x) { return log(x); }
 
+// p / q rounded to nearest, for a normal q and a normal quotient: what __fdiv_rn does then, without its
+// branch to the rest.
+__device__ __forceinline__ float div_normal(float p, float q) {
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(q));
+    r = __fmaf_rn(__fmaf_rn(-q, r, 1.0f), r, r);
+    float y = __fmul_rn(p, r);
+    y = __fmaf_rn(__fmaf_rn(-q, y, p), r, y);
+    return __fmaf_rn(__fmaf_rn(-q, y, p), r, y);
+}
+
 __device__ __forceinline__ float error_function(float x) {
     const float z = mul(x, x);
     float p = -2.72614225801306e-10f;
@@ -206,7 +217,7 @@ __device__ __forceinline__ float error_function(float x) {
     q = __fmaf_rn(q, z, -1.68282697438203e-03f);
     q = __fmaf_rn(q, z, -7.37332916720468e-03f);
     q = __fmaf_rn(q, z, -1.42647390514189e-02f);
-    const float inner = mul(x, div(p, q));
+    const float inner = mul(x, div_normal(p, q));
     return fabsf(x) >= 3.832506856900711f ? copysignf(1.0f, x) : inner;
 }
 __device__ __forceinline__ double error_function(double x) { return erf(x); }
@@ -227,7 +238,7 @@ __device__ __forceinline__ float hyperbolic_tangent(float x) {
     q = __fmaf_rn(q, z, 1.18534705686654e-04f);
     q = __fmaf_rn(q, z, 2.26843463243900e-03f);
     q = __fmaf_rn(q, z, 4.89352518554385e-03f);
-    const float inner = fabsf(x) < 4e-4f ? x : div(mul(near, p), q);
+    const float inner = fabsf(x) < 4e-4f ? x : div_normal(mul(near, p), q);
     return fabsf(x) >= 9.010913f ? copysignf(1.0f, x) : inner;
 }
 __device__ __forceinline__ double hyperbolic_tangent(double x) { return tanh(x); }

@@ -16,7 +16,9 @@ pub struct Epilogue {
     pub load: String,
     /// Members of `Column`.
     pub members: String,
-    /// Given `acc`, `row`, `column` and a `Column t`, makes `result`.
+    /// Names and places of the operands that differ from row to row: `e0[row * d2 + column]`.
+    pub rows: Vec<(String, String)>,
+    /// Given `acc`, `column`, a `Column t` and the operands as `y0`, …, makes `result`.
     pub apply: String,
     /// Element offset of the result at `row` and `column`.
     pub place: String,
@@ -52,7 +54,7 @@ pub fn epilogue(step: &Step, gemm: &Gemm, t: &mut Text) -> Result<Epilogue, Stri
         }
     }
     let mut args = vec![("x0".to_owned(), Elem::F32)];
-    let mut apply = String::new();
+    let (mut apply, mut rows) = (String::new(), Vec::new());
     let sum = if quantized { "acc + t.start" } else { "acc" };
     if sums {
         let _ = writeln!(apply, "    const int result = {sum};");
@@ -70,8 +72,7 @@ pub fn epilogue(step: &Step, gemm: &Gemm, t: &mut Text) -> Result<Epilogue, Stri
                 }
                 Extra::PerElement => {
                     let stride = t.size(&step.args[index].strides[0]);
-                    let _ =
-                        writeln!(apply, "    const float y{i} = {name}[row * {stride} + column];");
+                    rows.push((format!("y{i}"), format!("{name}[row * {stride} + column]")));
                     args.push((format!("y{i}"), Elem::F32));
                 }
             }
@@ -109,5 +110,5 @@ pub fn epilogue(step: &Step, gemm: &Gemm, t: &mut Text) -> Result<Epilogue, Stri
         step.args.len()
     );
     let place = format!("row * {} + column", t.size(&step.results[0].strides[0]));
-    Ok(Epilogue { pointers, load, members, apply, place })
+    Ok(Epilogue { pointers, load, members, rows, apply, place })
 }

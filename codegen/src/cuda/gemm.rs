@@ -3,7 +3,7 @@
 
 use fqc_ir::data::Const;
 use fqc_ir::dim::Dim;
-use fqc_ir::plan::{Gemm, GemmInput, GemmOutput, Step};
+use fqc_ir::plan::{Extra, Gemm, GemmInput, GemmOutput, Step};
 use fqc_ir::types::Elem;
 use fqc_kernels::cuda::gemm::{Activation, GemmConfig, Output, THREADS, Weights};
 use fqc_kernels::cuda::pack as hopper;
@@ -12,10 +12,19 @@ use fqc_kernels::pack;
 use super::epilogue::epilogue;
 use super::text::{Text, divides};
 
-/// Rows up to which each tile is taken, the tile's rows, and over how many blocks K is split where
-/// there are too few tiles for the GPU. More rows want larger tiles, fewer want more blocks.
-const TILES: [(i64, u32, u32); 4] =
-    [(16, 16, 4), (256, 32, 4), (1024, 64, 2), (i32::MAX as i64, 128, 1)];
+/// Rows up to which each tile is taken, rows that are typical of it, and the tile's rows.
+const TILES: [(i64, usize, u32); 4] =
+    [(16, 16, 16), (256, 128, 32), (1024, 512, 64), (i32::MAX as i64, 4096, 128)];
+
+/// Blocks that a GPU runs at a time, of those that have this kernel. K is split over blocks as long
+/// as they are fewer; a guess that decides nothing but speed.
+const PROCESSORS: usize = 132;
+
+/// Rows of a thread whose operands are fetched together.
+const AHEAD: usize = 8;
+
+/// Channels of a tile.
+const CHANNELS: usize = 128;
 
 /// Stages at most; more than K has blocks would stay empty.
 const STAGES: u32 = 8;
@@ -68,22 +77,50 @@ pub fn gemm(step: &Step, gemm: &Gemm) -> Result<Call, String> {
         t.line(e.load.trim());
         t.line("}");
     }
-    t.line("const int q = threadIdx.x % 4;");
+    t.line("const int q = threadIdx.x % 4, column = first;");
+    // Operands of a few rows are fetched together, so that their way here is waited for once.
+    t.line(format!("constexpr int kAhead = kTokens / 4 < {AHEAD} ? kTokens / 4 : {AHEAD};"));
     t.line("#pragma unroll");
-    t.line("for (int i = 0; i < kTokens / 4; ++i) {");
-    t.line("    const i64 row = token + i / 2 * 8 + 2 * q + i % 2;");
+    t.line("for (int begin = 0; begin < kTokens / 4; begin += kAhead) {");
+    for (name, _) in &e.rows {
+        t.line(format!("    float2 {name}_of[kAhead];"));
+    }
+    let row = "const i64 row = token + i / 2 * 8 + 2 * q + i % 2;";
+    if !e.rows.is_empty() {
+        t.line("#pragma unroll");
+        t.line("    for (int i = begin; i < begin + kAhead; ++i) {");
+        t.line(format!("        {row}"));
+        t.line("        if (row >= args.m) continue;");
+        for (name, place) in &e.rows {
+            match even && pairs(step, gemm) {
+                true => t.line(format!(
+                    "        {name}_of[i - begin] = *reinterpret_cast<const float2*>(&{place});"
+                )),
+                false => {
+                    t.line(format!("        {name}_of[i - begin].x = {place};"));
+                    let next = place.replace("column]", "min(column + 1, args.n - 1)]");
+                    t.line(format!("        {name}_of[i - begin].y = {next};"));
+                }
+            }
+        }
+        t.line("    }");
+    }
+    t.line("#pragma unroll");
+    t.line("    for (int i = begin; i < begin + kAhead; ++i) {");
+    t.line(format!("    {row}"));
     t.line("    if (row >= args.m) continue;");
     t.line(format!("    {result} results[2];"));
-    for c in 0..2 {
+    for (c, lane) in ["x", "y"].into_iter().enumerate() {
         t.line("    {");
-        t.line(format!("    const int column = first + {c};"));
         t.line(format!("    const Column& t = columns[{c}];"));
         t.line(format!("    const int acc = sums[i / 2 * 4 + {c} * 2 + i % 2] >> kShift;"));
+        for (name, _) in &e.rows {
+            t.line(format!("    const float {name} = {name}_of[i - begin].{lane};"));
+        }
         t.line(e.apply.trim());
         t.line(format!("    results[{c}] = result;"));
         t.line("    }");
     }
-    t.line("    const int column = first;");
     if even {
         t.line(format!(
             "    *reinterpret_cast<{pair}*>(out + {}) = {{results[0], results[1]}};",
@@ -93,6 +130,7 @@ pub fn gemm(step: &Step, gemm: &Gemm) -> Result<Call, String> {
         t.line(format!("    out[{}] = results[0];", e.place));
         t.line(format!("    if (column + 1 < args.n) out[{} + 1] = results[1];", e.place));
     }
+    t.line("    }");
     t.line("}");
     // The distance between rows of codes comes first; the launch needs it, the kernel does not.
     let (body, sizes) = t.with_sizes(args + 1);
@@ -122,7 +160,7 @@ struct Epilogue {{
     );
     let instances = TILES
         .iter()
-        .map(|&(max_rows, tokens, split)| instance(gemm, max_rows, tokens, split, words, &writer))
+        .map(|&tile| instance(gemm, tile, words, &writer))
         .collect::<Result<Vec<_>, _>>()?;
     let ops = x.shape[0].clone() * Dim::from(2 * gemm.n * gemm.depth);
     Ok(Call { instances, dims, rows: x.shape[0].clone(), ops })
@@ -130,16 +168,16 @@ struct Epilogue {{
 
 fn instance(
     gemm: &Gemm,
-    max_rows: i64,
-    tokens: u32,
-    split: u32,
+    (max_rows, typical, tokens): (i64, usize, u32),
     words: usize,
     writer: &str,
 ) -> Result<Instance, String> {
     let k_blocks = hopper::k_blocks(gemm.k);
     let int4 = gemm.weight == Elem::I4;
     let most = u32::try_from(k_blocks).unwrap_or(u32::MAX);
-    let split = [4, 2, 1].into_iter().find(|&s| s <= split && s <= most).unwrap_or(1);
+    let tiles = gemm.n.div_ceil(CHANNELS) * typical.div_ceil(tokens as usize);
+    let room = |split: &u32| *split <= most && tiles * *split as usize <= PROCESSORS;
+    let split = [4, 2].into_iter().find(room).unwrap_or(1);
     let config = GemmConfig {
         weights: if int4 { Weights::Int4 } else { Weights::Int8 },
         blocks: 1,
@@ -186,6 +224,14 @@ static_assert(sizeof(GemmArguments) == 384, \"the host knows the arguments\");
         ("max_rows", max_rows),
     ];
     Ok(Instance { source, attrs })
+}
+
+/// Whether the operands that differ from row to row can be read in pairs of neighbours.
+fn pairs(step: &Step, gemm: &Gemm) -> bool {
+    let extras = step.args[4..].iter().zip(&gemm.extras);
+    extras
+        .filter(|(_, extra)| **extra == Extra::PerElement)
+        .all(|(view, _)| divides(2, &view.strides[0]) && divides(2, &view.offset))
 }
 
 /// A packed weight in Hopper's order.

@@ -90,6 +90,9 @@ pub fn gemm(step: &Step, gemm: &Gemm) -> Result<Call, String> {
     t.line(format!("        if (row >= {m}) break;"));
     let shift = if gemm.weight == Elem::I4 { " >> 4" } else { "" };
     t.line(format!("        const {sum} acc = sums[i][j]{shift};"));
+    for (name, place) in &e.rows {
+        t.line(format!("        const float {name} = {place};"));
+    }
     t.line(e.apply.trim());
     t.line(format!("        out[{}] = result;", e.place));
     t.line("    }");

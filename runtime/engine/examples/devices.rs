@@ -3,7 +3,7 @@
 //!     devices MODEL.fqbin compare BATCHxTOKENS…   outputs and steps beside the CPU's
 //!     devices MODEL.fqbin time BATCHxTOKENS…      median time of replays on the GPU
 //!     devices MODEL.fqbin steps BATCHxTOKENS      time of each step on the GPU
-//!     devices MODEL.fqbin perplexity TOKENS N     windows of N tokens (i32) from a file, both devices
+//!     devices MODEL.fqbin perplexity DEVICE TOKENS N   of windows of N tokens (i32) from a file
 
 use std::collections::BTreeMap;
 
@@ -17,23 +17,26 @@ fn main() -> Fallible<()> {
         return Err("usage: devices MODEL.fqbin compare|time|steps|perplexity …".into());
     };
     let load = |device| Model::load(file.as_ref(), &Options::new(Trust::Anyone).device(device));
-    let gpu = load(Device::Cuda(0))?;
+    let gpu = || load(Device::Cuda(0));
     match (command.as_str(), rest) {
         ("compare", shapes) => {
-            let cpu = load(Device::Cpu)?;
+            let (cpu, gpu) = (load(Device::Cpu)?, gpu()?);
             shapes.iter().try_for_each(|shape| compare(&cpu, &gpu, parse(shape)?))
         }
-        ("time", shapes) => shapes.iter().try_for_each(|shape| time(&gpu, parse(shape)?)),
-        ("steps", [shape]) => steps(&gpu, parse(shape)?),
-        ("perplexity", [tokens, n]) => {
+        ("time", shapes) => {
+            let gpu = gpu()?;
+            shapes.iter().try_for_each(|shape| time(&gpu, parse(shape)?))
+        }
+        ("steps", [shape]) => steps(&gpu()?, parse(shape)?),
+        ("perplexity", [device, tokens, n]) => {
             let tokens = std::fs::read(tokens)?;
             let tokens: Vec<i64> = tokens
                 .chunks_exact(4)
                 .map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])))
                 .collect();
             let n = n.parse()?;
-            println!("GPU {:.6}", perplexity(&gpu, &tokens, n)?);
-            println!("CPU {:.6}", perplexity(&load(Device::Cpu)?, &tokens, n)?);
+            let on = if device == "cpu" { load(Device::Cpu)? } else { gpu()? };
+            println!("{device}: perplexity {:.6}", perplexity(&on, &tokens, n)?);
             Ok(())
         }
         _ => Err("no such command".into()),
@@ -59,7 +62,7 @@ fn inputs(model: &Model, [batch, tokens]: [usize; 2]) -> Vec<(String, Vec<i64>)>
             match name {
                 n if n.contains("mask") => i64::from(column < tokens - row % 3),
                 n if n.contains("position") => column as i64,
-                n if n.contains("input_ids") => (1000 + next() % 9000) as i64,
+                n if n.contains("input_ids") => (1000 + next() % 3000) as i64,
                 _ => 0,
             }
         };
