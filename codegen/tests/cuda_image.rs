@@ -1,7 +1,7 @@
 //! Target images for CUDA without a GPU: every family of kernels compiles, for every architecture
 //! that is wanted, and the image is a sound file.
 
-use fqc_codegen::cuda::{Arch, Compiler, Error, Nvrtc, generate};
+use fqc_codegen::cuda::{Arch, Compiler, Error, Nvrtc, generate, sources};
 use fqc_ir::data::Const;
 use fqc_ir::dim::Dim;
 use fqc_ir::expr::{BinaryOp, Expr, UnaryOp};
@@ -283,4 +283,26 @@ fn all_steps_without_a_kernel_are_named() {
     assert!(matches!(&error, Error::Unsupported(steps) if steps.len() == 2), "{error}");
     let text = error.to_string();
     assert!(text.contains("`s1`") && text.contains("`s2`"), "{text}");
+}
+
+#[test]
+fn kernels_read_well() {
+    let n = Dim::sym("n");
+    let shape = [n.clone(), Dim::from(30i64)];
+    let mut d = Draft::default();
+    let (x, y) = (d.input("x", Elem::F32, &shape), d.input("y", Elem::F16, &shape));
+    let turned = View { shape: shape.to_vec(), strides: vec![Dim::one(), n], ..x.clone() };
+    let sum = Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::cast(Elem::F32, Expr::arg(1)));
+    let body = Expr::binary(BinaryOp::Mul, Expr::unary(UnaryOp::Gelu, sum), Expr::f32(0.1));
+    let mixed = d.arena(Elem::F32, &shape);
+    d.step(Kernel::Pointwise(body), vec![turned, y], &mixed);
+    let gamma = d.floats(30);
+    let out = d.buffer(Elem::F32, &shape, Place::Output(0));
+    let port = d.port(&out, "out");
+    d.0.outputs.push(port);
+    let norm = Kernel::Norm { kind: NormKind::Rms, epsilon: 1e-5, float: true, quantize: None };
+    d.step(norm, vec![mixed, gamma], &out);
+    let all = sources(&d.0, Arch::Sm80).expect("kernels");
+    let text: String = all.into_iter().map(|(_, source)| source).collect();
+    insta::assert_snapshot!(text);
 }

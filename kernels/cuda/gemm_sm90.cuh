@@ -20,11 +20,14 @@
 #include "mainloop_sm90.cuh"
 #include "writeback_sm90.cuh"
 
-// Stands for the epilogue that the configuration names. A generated one has kWrites set and writes a
-// thread's accumulators of one block of channels itself:
-// `write<kTokens, kShift>(arguments, accumulators, token, channel)`; see Writeback::write_direct.
+// Stands for the epilogue that the configuration names. A generated one has kWrites set, loads what it
+// knows of a thread's two channels of a block while K is summed, and writes the accumulators itself:
+// `write<kTokens, kShift>(arguments, columns, accumulators, token, channel)`; see
+// Writeback::write_direct.
 struct ConfiguredEpilogue {
     static constexpr bool kWrites = false;
+    struct Columns {};
+    __device__ __forceinline__ void load(const GemmArguments&, Columns&, int) const {}
 };
 
 template <class Config>
@@ -85,7 +88,7 @@ struct Gemm {
         const int tiles = Tile::count(args);
         Ring ring;
         int buffer = 0;
-        if (Config::kResidual || Epilogue::kWrites) launch_wait();
+        if (Config::kResidual) launch_wait();
         for (int index = blockIdx.x / L::kGroup; index < tiles; index += clusters) {
             Tile tile(args, index, rank);
             const int first = tile.channel + consumer * Config::kBlocks * kBlockChannels;
@@ -93,6 +96,11 @@ struct Gemm {
 #pragma unroll
             for (int b = 0; b < Config::kBlocks; ++b) {
                 pairs[b] = W::load_pair(args, first + b * kBlockChannels + own_channel);
+            }
+            typename Epilogue::Columns columns[Config::kBlocks];
+#pragma unroll
+            for (int b = 0; b < Config::kBlocks; ++b) {
+                epilogue.load(args, columns[b], first + b * kBlockChannels + own_channel);
             }
             // The residual of a chunk is fetched a chunk ahead, the first while K is summed; GELU
             // leaves no registers for that.
@@ -136,8 +144,9 @@ struct Gemm {
                 for (int b = 0; b < Config::kBlocks; ++b) {
                     const int channel = first + b * kBlockChannels + own_channel;
                     if constexpr (Epilogue::kWrites) {
+                        launch_wait();
                         epilogue.template write<Config::kTokens, Config::kInt4 ? 4 : 0>(
-                            args, acc[b], tile.token, channel);
+                            args, columns[b], acc[b], tile.token, channel);
                     } else {
                         W::write_direct(args, acc[b], pairs[b], tile.token, channel);
                     }

@@ -69,14 +69,6 @@ pub fn gemm(step: &Step, gemm: &Gemm) -> Result<Call, String> {
     };
     t.line("if (first >= args.n) return;");
     t.line(e.pointers.trim());
-    t.line("Column columns[2];");
-    for c in 0..2 {
-        t.line("{");
-        t.line(format!("    const int column = first + {c};"));
-        t.line(format!("    Column& t = columns[{c}];"));
-        t.line(e.load.trim());
-        t.line("}");
-    }
     t.line("const int q = threadIdx.x % 4, column = first;");
     // Operands of a few rows are fetched together, so that their way here is waited for once.
     t.line(format!("constexpr int kAhead = kTokens / 4 < {AHEAD} ? kTokens / 4 : {AHEAD};"));
@@ -112,7 +104,7 @@ pub fn gemm(step: &Step, gemm: &Gemm) -> Result<Call, String> {
     t.line(format!("    {result} results[2];"));
     for (c, lane) in ["x", "y"].into_iter().enumerate() {
         t.line("    {");
-        t.line(format!("    const Column& t = columns[{c}];"));
+        t.line(format!("    const Column& t = columns.of[{c}];"));
         t.line(format!("    const int acc = sums[i / 2 * 4 + {c} * 2 + i % 2] >> kShift;"));
         for (name, _) in &e.rows {
             t.line(format!("    const float {name} = {name}_of[i - begin].{lane};"));
@@ -149,14 +141,31 @@ struct Epilogue {{
     static constexpr bool kWrites = true;
     const Words<{words}>& a;
 
+    struct Columns {{
+        Column of[2];
+    }};
+
+    __device__ __forceinline__ void load(const GemmArguments& args, Columns& columns, int first) const {{
+        if (first >= args.n) return;
+{pointers}
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {{
+            const int column = first + c;
+            Column& t = columns.of[c];
+{load}        }}
+    }}
+
     template <int kTokens, int kShift>
-    __device__ __forceinline__ void write(const GemmArguments& args, const int* sums, int token, int first) const {{
+    __device__ __forceinline__ void write(const GemmArguments& args, const Columns& columns, const int* sums,
+                                          int token, int first) const {{
 {body}    }}
 }};
 
 }}  // namespace scalar
 ",
-        members = e.members
+        members = e.members,
+        pointers = e.pointers,
+        load = e.load,
     );
     let instances = TILES
         .iter()

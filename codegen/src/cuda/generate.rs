@@ -22,6 +22,28 @@ const CUBIN_ALIGN: usize = 64;
 /// # Errors
 /// [`Error::Unsupported`] with every step that no kernel fits; those of the compiler.
 pub fn generate(plan: &Plan, arch: Arch, compiler: &Compiler) -> Result<TargetImage, Error> {
+    let (kernels, lowering) = lower(plan, arch)?;
+    let Lowering { program, weights, .. } = lowering;
+    let code = kernels.compile(arch, compiler)?;
+    Ok(TargetImage {
+        target: format!("cuda:{arch}"),
+        program: program.finish(),
+        weights: weights.bytes,
+        code: vec![code],
+    })
+}
+
+/// Name and text of every kernel of a plan, for reading.
+///
+/// # Errors
+/// [`Error::Unsupported`] as for [`generate`].
+pub fn sources(plan: &Plan, arch: Arch) -> Result<Vec<(String, String)>, Error> {
+    let (kernels, _) = lower(plan, arch)?;
+    Ok(kernels.entries.into_iter().map(|e| (e.name, e.source)).collect())
+}
+
+/// The kernels of a plan, and the program that launches them.
+fn lower(plan: &Plan, arch: Arch) -> Result<(Kernels, Lowering), Error> {
     let mut image = Kernels::default();
     let packed = hopper_weights(plan, arch);
     let mut lowering =
@@ -41,14 +63,7 @@ pub fn generate(plan: &Plan, arch: Arch, compiler: &Compiler) -> Result<TargetIm
     if !refused.is_empty() {
         return Err(Error::Unsupported(refused));
     }
-    let Lowering { program, weights, .. } = lowering;
-    let code = image.compile(arch, compiler)?;
-    Ok(TargetImage {
-        target: format!("cuda:{arch}"),
-        program: program.finish(),
-        weights: weights.bytes,
-        code: vec![code],
-    })
+    Ok((image, lowering))
 }
 
 /// The generated kernel of a step.

@@ -19,7 +19,7 @@ mod rows;
 mod text;
 
 pub use cache::{Cache, Compiler};
-pub use generate::generate;
+pub use generate::{generate, sources};
 pub use notes::Resources;
 pub use nvrtc::{Compiled, Nvrtc};
 

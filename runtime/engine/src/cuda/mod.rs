@@ -15,6 +15,13 @@ use fqbin::{Layout, Target};
 use crate::error::{Error, Result};
 use driver::Context;
 
+/// Name and compute capability of the GPU of a number, if a file with code for it would run there.
+pub fn gpu(ordinal: u32) -> Result<String> {
+    let context = Context::open(ordinal)?;
+    let (major, minor) = context.capability;
+    Ok(format!("{}, compute capability {major}.{minor}", context.name))
+}
+
 /// Opens a GPU and picks the target of a file that it runs best.
 pub(crate) fn open(layout: &Layout, ordinal: u32) -> Result<(Arc<Context>, &Target)> {
     let names: Vec<&str> = layout.targets.iter().map(|t| t.name.as_str()).collect();
