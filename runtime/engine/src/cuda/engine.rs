@@ -177,7 +177,8 @@ impl Engine {
         arguments[WEIGHTS_WORD] = words[1];
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         arguments[SIZES_WORD] = pair(rows, gemm.n);
-        arguments[SIZES_WORD + 1] = pair(gemm.k_blocks, RASTER);
+        arguments[SIZES_WORD + 1] = pair(gemm.k_blocks, gemm.n);
+        arguments[SIZES_WORD + 2] = pair(RASTER, 0);
         Ok((arguments, clusters * group))
     }
 
