@@ -40,5 +40,7 @@ pub use error::{Error, Result};
 pub use fqbin::{Elem, Level, Program, PublicKey, Trust};
 pub use memory::{AlignedBytes, Plain, bytes_of, bytes_of_mut, numbers_of};
 pub use model::{CPU_TARGET, Device, Load, Model, Options};
+#[cfg(feature = "cuda")]
+pub use session::DeviceTensor;
 pub use session::{Observed, Session, SessionOptions};
 pub use tensor::{Number, Outputs, Tensor, TensorView, TensorViewMut};

@@ -15,6 +15,11 @@ use crate::model::{Loaded, Model};
 use crate::pool::{MAX_THREADS, Pool};
 use crate::tensor::{Outputs, Tensor, TensorView, TensorViewMut, dense_bytes};
 
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(feature = "cuda")]
+pub use gpu::DeviceTensor;
+
 /// Shapes that a session keeps bound.
 const CACHED_SHAPES: usize = 8;
 
@@ -177,17 +182,21 @@ impl Session {
 
     /// Checks the inputs and makes their shapes the first of the bound ones.
     fn bind(&mut self, inputs: &[(&str, TensorView<'_>)]) -> Result<()> {
-        let ports = &self.model.program().inputs;
+        let model = Arc::clone(&self.model);
+        let ports = &model.program().inputs;
         check_inputs(ports, inputs)?;
+        self.bind_shapes(|i| find(inputs, &ports[i]).map_or(&[], |view| view.shape))
+    }
+
+    /// Makes the shapes that `of` gives for the inputs, by their index, the first of the bound ones.
+    fn bind_shapes<'s>(&mut self, of: impl Fn(usize) -> &'s [usize]) -> Result<()> {
         let same = |cached: &Shapes| {
-            let shapes = cached.bound.inputs.iter().zip(ports);
-            shapes.clone().all(|(shape, port)| find(inputs, port).is_some_and(|v| v.shape == shape))
+            cached.bound.inputs.iter().enumerate().all(|(i, shape)| shape == of(i))
         };
         if let Some(hit) = self.bound.iter().position(same) {
             self.bound[..=hit].rotate_right(1);
         } else {
-            let found = ports.iter().filter_map(|port| find(inputs, port));
-            let shapes: Vec<&[usize]> = found.map(|view| view.shape).collect();
+            let shapes: Vec<&[usize]> = (0..self.model.program().inputs.len()).map(of).collect();
             let shapes = Shapes {
                 bound: Bound::new(self.model.program(), &shapes)?,
                 #[cfg(feature = "cuda")]
@@ -228,7 +237,7 @@ impl Session {
             (Engine::Cpu { pool, workspace }, Loaded::Cpu { code, .. }) => (pool, workspace, code),
             #[cfg(feature = "cuda")]
             (Engine::Cuda(engine), Loaded::Cuda { on, .. }) => {
-                let run = OnGpu { engine, on, program, shapes: &self.bound[0] };
+                let run = gpu::OnGpu { engine, on, program, shapes: &self.bound[0] };
                 return run.run(inputs, outputs, after, self.options.cancel.as_deref());
             }
             #[cfg(feature = "cuda")]
@@ -257,17 +266,6 @@ impl Session {
         }
         Ok(())
     }
-
-    /// Runs the steps again `runs` times on a GPU, inputs and outputs staying there, and gives the
-    /// nanoseconds of each run by the GPU's clock. The inputs are those of the latest run, which
-    /// must have been on a GPU.
-    #[cfg(feature = "cuda")]
-    pub fn time_on_device(&mut self, runs: usize) -> Result<Vec<u64>> {
-        match (&self.engine, self.bound.first()) {
-            (Engine::Cuda(engine), Some(shapes)) => engine.time(&shapes.own, runs),
-            _ => Err(Error::CannotRun("the latest run was not on a GPU".into())),
-        }
-    }
 }
 
 #[cfg(feature = "cuda")]
@@ -279,66 +277,6 @@ fn kernel_error(program: &Program, index: usize, code: i32) -> Error {
     let step = &program.steps[index];
     let (name, family) = (fqbin::printable(&step.name), step.family.clone());
     Error::Kernel { index, name, family, code }
-}
-
-/// A run on a GPU.
-#[cfg(feature = "cuda")]
-struct OnGpu<'a> {
-    engine: &'a cuda::Engine,
-    on: &'a cuda::Loaded,
-    program: &'a Program,
-    shapes: &'a Shapes,
-}
-
-#[cfg(feature = "cuda")]
-impl OnGpu<'_> {
-    fn run<'t>(
-        &self,
-        inputs: impl Iterator<Item = (usize, &'t [u8])>,
-        outputs: impl Iterator<Item = (usize, &'t mut [u8])>,
-        mut after: After<'_>,
-        cancel: Option<&AtomicBool>,
-    ) -> Result<()> {
-        let (engine, own) = (self.engine, &self.shapes.own);
-        for (port, bytes) in inputs {
-            engine.upload(own, port, bytes)?;
-        }
-        if cancel.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
-            return Err(Error::Cancelled);
-        }
-        if matches!(after, After::Nothing) {
-            engine.replay(own)?;
-        } else {
-            (0..self.program.steps.len()).try_for_each(|index| self.step(index, &mut after))?;
-        }
-        for (port, bytes) in outputs {
-            engine.download(own, port, bytes)?;
-        }
-        if engine.failed()? {
-            let indexed = |s: &fqbin::Step| s.family.contains("gather");
-            let index = self.program.steps.iter().position(indexed).unwrap_or(0);
-            return Err(kernel_error(self.program, index, 1));
-        }
-        Ok(())
-    }
-
-    /// One step alone, timed or observed.
-    fn step(&self, index: usize, after: &mut After<'_>) -> Result<()> {
-        let time = self.engine.step(self.on, &self.shapes.own, index)?;
-        let bound = &self.shapes.bound;
-        match after {
-            After::Time(times) => times.push(time),
-            After::Observe(observe) => {
-                observe_step(bound, self.program, index, observe, |_, buffer, observe| {
-                    let own = &self.shapes.own;
-                    observe(&self.engine.buffer(self.program, bound, own, buffer)?);
-                    Ok(())
-                })?;
-            }
-            After::Nothing => {}
-        }
-        Ok(())
-    }
 }
 
 /// Shows what a step wrote. `with` hands the bytes of the buffer behind an argument, of which it is

@@ -364,6 +364,17 @@ impl Stream {
         unsafe { result::graph::launch(graph.exec, self.stream) }.map_err(failed("running a graph"))
     }
 
+    /// Runs a graph on another stream, after what is on this one.
+    ///
+    /// # Safety
+    /// The stream is one of this context.
+    pub(crate) unsafe fn replay_on(&self, graph: &Graph, stream: *mut c_void) -> Result<()> {
+        self.wait()?;
+        // SAFETY: the graph is live, and the caller vouches for the stream.
+        unsafe { result::graph::launch(graph.exec, stream.cast()) }
+            .map_err(failed("running a graph"))
+    }
+
     /// A point in the stream's time.
     pub(crate) fn mark(&self) -> Result<Mark> {
         self.context.enter()?;

@@ -29,10 +29,26 @@ pub(crate) struct Engine {
 pub(crate) struct OnDevice {
     inputs: Vec<Memory>,
     outputs: Vec<Memory>,
-    launches: Vec<Option<Launch>>,
-    graph: Option<Graph>,
+    own: Recorded,
+    /// The same steps on the caller's memory, for the addresses they were last called with.
+    called: Option<Recorded>,
     /// The engine's when the launches were made.
     generation: u64,
+}
+
+/// Addresses of the inputs and outputs.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Ports {
+    pub(crate) inputs: Vec<u64>,
+    pub(crate) outputs: Vec<u64>,
+}
+
+/// The steps for certain addresses.
+#[derive(Default)]
+struct Recorded {
+    ports: Ports,
+    launches: Vec<Option<Launch>>,
+    graph: Option<Graph>,
 }
 
 /// A kernel's launch; `None` stands for a step without work.
@@ -88,16 +104,45 @@ impl Engine {
         for port in &program.outputs {
             own.outputs.push(memory(port.buffer.index())?);
         }
-        for index in 0..program.steps.len() {
-            let launch = self.launch_of(loaded, bound, own, index)?;
-            own.launches.push(launch);
-        }
+        let addresses = |blocks: &[Memory]| blocks.iter().map(Memory::address).collect();
+        let ports = Ports { inputs: addresses(&own.inputs), outputs: addresses(&own.outputs) };
+        own.own = self.record(loaded, bound, ports)?;
         own.generation = self.generation;
-        let graph = self.stream.record(|| {
-            own.launches.iter().flatten().try_for_each(|launch| self.put(loaded, launch))
-        })?;
-        own.graph = Some(graph);
         Ok(())
+    }
+
+    /// All launches for the given addresses, and their graph.
+    fn record(&self, loaded: &Loaded, bound: &Bound, ports: Ports) -> Result<Recorded> {
+        let launch = |index| self.launch_of(loaded, bound, &ports, index);
+        let launches = (0..bound.steps.len()).map(launch).collect::<Result<Vec<_>>>()?;
+        let graph = self
+            .stream
+            .record(|| launches.iter().flatten().try_for_each(|launch| self.put(loaded, launch)))?;
+        Ok(Recorded { ports, launches, graph: Some(graph) })
+    }
+
+    /// Puts all steps on the caller's stream, on the caller's memory.
+    ///
+    /// # Safety
+    /// The addresses are of as many bytes as the binding says, in memory of this GPU, until the
+    /// stream has done the work; the stream is one of the GPU's primary context.
+    pub(crate) unsafe fn enqueue(
+        &self,
+        loaded: &Loaded,
+        bound: &Bound,
+        own: &mut OnDevice,
+        ports: Ports,
+        stream: *mut std::ffi::c_void,
+    ) -> Result<()> {
+        let recorded = match own.called.take() {
+            Some(recorded) if recorded.ports == ports => recorded,
+            _ => self.record(loaded, bound, ports)?,
+        };
+        let recorded = own.called.insert(recorded);
+        let graph = recorded.graph.as_ref();
+        let graph = graph.ok_or_else(|| Error::Program("nothing was recorded".into()))?;
+        // SAFETY: the caller vouches for the stream.
+        unsafe { self.stream.replay_on(graph, stream) }
     }
 
     /// A step's launch with every address filled in.
@@ -105,7 +150,7 @@ impl Engine {
         &self,
         loaded: &Loaded,
         bound: &Bound,
-        own: &OnDevice,
+        ports: &Ports,
         index: usize,
     ) -> Result<Option<Launch>> {
         let step = &bound.steps[index];
@@ -118,7 +163,7 @@ impl Engine {
         }
         let (args, dims) = bound.step_data(index);
         let mut words: Vec<u64> =
-            args.iter().map(|&(base, at)| self.address(loaded, own, base, at)).collect();
+            args.iter().map(|&(base, at)| self.address(loaded, ports, base, at)).collect();
         words.extend(dims.iter().map(|&d| d as u64));
         words.extend([u64::from(work), self.status.address()]);
         let mut kernel = step.kernel;
@@ -182,10 +227,10 @@ impl Engine {
         Ok((arguments, clusters * group))
     }
 
-    fn address(&self, loaded: &Loaded, own: &OnDevice, base: Base, offset: usize) -> u64 {
+    fn address(&self, loaded: &Loaded, ports: &Ports, base: Base, offset: usize) -> u64 {
         let start = match base {
-            Base::Input(n) => own.inputs[n as usize].address(),
-            Base::Output(n) => own.outputs[n as usize].address(),
+            Base::Input(n) => ports.inputs[n as usize],
+            Base::Output(n) => ports.outputs[n as usize],
             Base::Arena => self.arena.as_ref().map_or(0, Memory::address),
             Base::Weights => loaded.weights.address(),
         };
@@ -209,13 +254,13 @@ impl Engine {
 
     /// Puts all steps on the stream.
     pub(crate) fn replay(&self, own: &OnDevice) -> Result<()> {
-        let graph = own.graph.as_ref();
+        let graph = own.own.graph.as_ref();
         self.stream.replay(graph.ok_or_else(|| Error::Program("nothing was recorded".into()))?)
     }
 
     /// Runs one step alone and gives the nanoseconds it took.
     pub(crate) fn step(&self, loaded: &Loaded, own: &OnDevice, index: usize) -> Result<u64> {
-        let Some(launch) = &own.launches[index] else { return Ok(0) };
+        let Some(launch) = &own.own.launches[index] else { return Ok(0) };
         let start = self.stream.mark()?;
         self.put(loaded, launch)?;
         let end = self.stream.mark()?;

@@ -5,7 +5,7 @@ mod driver;
 mod engine;
 mod model;
 
-pub(crate) use engine::{Engine, OnDevice};
+pub(crate) use engine::{Engine, OnDevice, Ports};
 pub(crate) use model::Loaded;
 
 use std::sync::Arc;
