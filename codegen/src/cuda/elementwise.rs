@@ -96,7 +96,7 @@ fn can_vectorise(nest: &Nest, views: &[&View], elems: &[Elem]) -> bool {
         })
 }
 
-/// Quantise-and-flatten: one thread a byte; a tail channel computes its source again.
+/// Quantise-and-flatten: a thread has a byte or four; a tail channel computes its source again.
 pub fn quantize(step: &Step, expr: &Expr, q: &RowQuantize, elems: &[Elem]) -> Result<Call, String> {
     let inputs = step.args.len().checked_sub(3).ok_or("it has no tables")?;
     let out = &step.results[0];
@@ -104,10 +104,13 @@ pub fn quantize(step: &Step, expr: &Expr, q: &RowQuantize, elems: &[Elem]) -> Re
     let views: Vec<&View> = step.args[..inputs].iter().chain([out]).collect();
     let outer: Vec<&[Dim]> = views.iter().map(|v| &v.strides[..rank]).collect();
     let rows = Nest::new(&out.shape[..rank], &outer).collapse();
+    let together = whole_quarters(q, &views, elems, &rows);
     let mut t = Text::new(step);
     t.line(format!("const u32 item = blockIdx.x * {THREADS}u + threadIdx.x;"));
     t.line("if (item >= work) return;");
-    t.line(format!("const u32 channel = item % {}u, row = item / {}u;", q.padded, q.padded));
+    let share = if together { VECTOR as usize } else { 1 };
+    let items = q.padded / share;
+    t.line(format!("const u32 first = item % {items}u * {share}u, row = item / {items}u;"));
     for (i, view) in step.args.iter().enumerate().take(inputs) {
         t.pointer(&format!("p{i}"), i, view, elems[i], false);
     }
@@ -115,6 +118,38 @@ pub fn quantize(step: &Step, expr: &Expr, q: &RowQuantize, elems: &[Elem]) -> Re
     let mut names: Vec<String> = (0..inputs).map(|i| format!("o{i}")).collect();
     names.push("o".into());
     t.unravel("i", "row", &rows, &names);
+    t.line(format!("alignas(4) u8 bytes[{share}];"));
+    if together {
+        // The base channels, four with one load.
+        t.line(format!("if (first < {}u) {{", q.base));
+        t.line(format!(
+            "    const float4 scales = *reinterpret_cast<const float4*>(\
+             reinterpret_cast<const float*>(a.w[{inputs}]) + first);"
+        ));
+        let repeats = |i: usize| step.args[i].strides[rank].as_const() == Some(0);
+        for (i, &elem) in elems.iter().enumerate().take(inputs) {
+            let read = match repeats(i) {
+                true => {
+                    let one = from_memory(elem, &format!("p{i}[o{i}]"));
+                    format!("const {} v{i} = {one};", expr::register_type(elem))
+                }
+                false => format!(
+                    "const float4 v{i} = *reinterpret_cast<const float4*>(p{i} + o{i} + first);"
+                ),
+            };
+            t.line(format!("    {read}"));
+        }
+        for (at, lane) in ["x", "y", "z", "w"].into_iter().enumerate() {
+            let name = |i: usize| if repeats(i) { format!("v{i}") } else { format!("v{i}.{lane}") };
+            let named: Vec<_> = (0..inputs).map(|i| (name(i), elems[i])).collect();
+            let (text, _) = expr::print(expr, &named)?;
+            let code = digit(q, &format!("mul({text}, scales.{lane})"), "0.0f");
+            t.line(format!("    bytes[{at}] = {code};"));
+        }
+        t.line("} else");
+    }
+    t.line(format!("for (u32 e = 0; e < {share}; ++e) {{"));
+    t.line("const u32 channel = first + e;");
     source_channel(&mut t, q, inputs);
     t.line("if (from >= 0) {");
     let mut named = Vec::new();
@@ -130,10 +165,35 @@ pub fn quantize(step: &Step, expr: &Expr, q: &RowQuantize, elems: &[Elem]) -> Re
     }
     t.line(format!("    code = {};", digit(q, &format!("mul({text}, inverse[from])"), "below")));
     t.line("}");
-    t.line("out[o + channel] = code;");
-    let work = rows.count() * Dim::from(q.padded);
+    t.line("bytes[e] = code;");
+    t.line("}");
+    match together {
+        true => {
+            t.line("*reinterpret_cast<u32*>(out + o + first) = *reinterpret_cast<u32*>(bytes);")
+        }
+        false => t.line("out[o + first] = bytes[0];"),
+    }
+    let work = rows.count() * Dim::from(items);
     let ops = out.count() * Dim::from(expr.size() as i64 + 4);
     Ok(t.finish(THREADS, THREADS, work, ops))
+}
+
+/// Whether four neighbouring channels of a row are one aligned load in every view: `views` are the
+/// arguments and the codes, `rows` their outer axes.
+fn whole_quarters(q: &RowQuantize, views: &[&View], elems: &[Elem], rows: &Nest) -> bool {
+    let even = |dim: &Dim| divides(VECTOR, dim);
+    let last = views.len() - 1;
+    q.base.is_multiple_of(VECTOR as usize)
+        && q.padded.is_multiple_of(VECTOR as usize)
+        && views.iter().enumerate().all(|(i, view)| {
+            let step = view.strides.last().and_then(Dim::as_const);
+            let aligned = even(&view.offset) && rows.strides[i].iter().all(even);
+            match step {
+                Some(0) => i < last,
+                Some(1) => aligned && (i == last || elems[i] == Elem::F32),
+                _ => false,
+            }
+        })
 }
 
 /// Declares `inverse`, the source channel `from` of `channel` (-1 in the padding), what lies

@@ -90,7 +90,7 @@ fn inputs_that_do_not_fit() {
     let w = World::new();
     let model = w.compiled("m.fqbin");
     let model = text(&model);
-    let table: [(&[&str], i32, &str); 5] = [
+    let table: [(&[&str], i32, &str); 6] = [
         (&["run", model], 2, "--inputs"),
         (&["run", model, "--inputs", "gone.npz"], 8, "gone.npz"),
         (&["run", model, "--text", "hi"], 2, "tokenizer"),
