@@ -2,8 +2,9 @@
 //! byte ranges that its views cover. Equal constants are stored once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use fqbin::{Access, Arg, BinOp, BufferId, ExprId, KernelId, ProgramBuilder, Relation};
+use fqbin::{Access, Arg, BinOp, BufferId, ExprId, KernelId, ProgramBuilder, Relation, Weights};
 use fqc_ir::data::Const;
 use fqc_ir::dim::{Atom, Dim};
 use fqc_ir::graph::Limit;
@@ -12,35 +13,29 @@ use fqc_ir::types::Elem;
 
 use crate::spec::{extent, reach_below};
 
-/// Alignment of every constant in the weights.
-const WEIGHT_ALIGN: usize = 64;
+/// What keeps the bytes of a constant.
+type Owner = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// The constants of the program, each content once.
 #[derive(Default)]
-pub(crate) struct Weights {
-    pub bytes: Vec<u8>,
+pub(crate) struct Constants {
+    pub weights: Weights,
     known: BTreeMap<[u8; 32], u64>,
 }
 
-impl Weights {
-    /// Offset of the constant's bytes.
-    fn place(&mut self, bytes: &[u8]) -> u64 {
-        let hash = *blake3::hash(bytes).as_bytes();
-        if let Some(&offset) = self.known.get(&hash) {
-            return offset;
-        }
-        let offset = self.bytes.len().next_multiple_of(WEIGHT_ALIGN);
-        self.bytes.resize(offset, 0);
-        self.bytes.extend_from_slice(bytes);
-        self.known.insert(hash, offset as u64);
-        offset as u64
+impl Constants {
+    /// Offset of these bytes.
+    fn place(&mut self, bytes: Owner) -> u64 {
+        let hash = *blake3::hash((*bytes).as_ref()).as_bytes();
+        let weights = &mut self.weights;
+        *self.known.entry(hash).or_insert_with(|| weights.push(bytes))
     }
 }
 
 /// A program under construction.
 pub(crate) struct Lowering {
     pub program: ProgramBuilder,
-    pub weights: Weights,
+    pub constants: Constants,
     exprs: BTreeMap<Dim, ExprId>,
     /// The program's buffer for each of the plan's.
     buffers: Vec<BufferId>,
@@ -64,7 +59,7 @@ impl Lowering {
             program: ProgramBuilder::new(),
             exprs: BTreeMap::new(),
             buffers: Vec::new(),
-            weights: Weights::default(),
+            constants: Constants::default(),
         };
         let mut ids: Vec<Option<BufferId>> = vec![None; plan.buffers.len()];
         for port in &plan.inputs {
@@ -80,9 +75,13 @@ impl Lowering {
             let kind = elem(buffer.elem);
             let id = id.unwrap_or_else(|| match &buffer.place {
                 Place::Const(constant) => {
-                    let own = other(index, constant);
-                    let bytes = own.as_deref().unwrap_or(constant.bytes.as_slice());
-                    let (offset, len) = (this.weights.place(bytes), bytes.len() as u64);
+                    let bytes: Owner = match other(index, constant) {
+                        Some(bytes) => Arc::new(bytes),
+                        None => Arc::new(constant.bytes.clone()),
+                    };
+                    let len = (*bytes).as_ref().len() as u64;
+                    let offset = this.constants.place(bytes);
+                    constant.bytes.release();
                     this.program.weight(&buffer.name, kind, &shape, offset, len)
                 }
                 _ => this.program.arena(&buffer.name, kind, &shape),

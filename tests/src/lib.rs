@@ -10,6 +10,8 @@ pub mod generate;
 pub mod local;
 pub mod nodes;
 pub mod npz;
+pub mod opt;
+pub mod proto;
 pub mod runtime;
 
 use anyhow::{Context, Result};

@@ -5,7 +5,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use fqc::pipeline;
-use fqc::settings::{Method, Settings};
+use fqc::settings::{LmHead, Method, Settings};
 use fqc_interp::{Binding, Tensor, evaluate};
 use fqc_ir::text::{Blobs, parse};
 use fqc_ir::{Elem, Graph, Op};
@@ -46,7 +46,7 @@ fn compile_and_compare(text: &str, sizes: &[(&str, i64)], expected: usize) -> Re
     let settings = Settings {
         method: Method::Flattenquant,
         levels: levels.iter().map(|l| l.name().to_owned()).collect(),
-        quantize_head: true,
+        lm_head: LmHead::Int8,
         ..Settings::default()
     };
     let data = as_batches(&given)?;
@@ -157,7 +157,7 @@ fn empty_calibration_leaves_the_model_in_float() -> Result<()> {
 ";
     let float = parse(text, &Blobs::new())?;
     let settings = Settings {
-        quantize_head: true,
+        lm_head: LmHead::Int8,
         levels: vec![levels()?[0].name().to_owned()],
         ..Settings::default()
     };

@@ -2,9 +2,11 @@
 //! what it did; and the accumulators of its integer products are those of wide, unflattened codes.
 
 use anyhow::{Context as _, Result, ensure};
+use fqbin::Level;
 use fqc::data::Batch;
 use fqc::pipeline;
 use fqc::settings::{Rounding, Settings};
+use fqc_codegen::cpu::generate;
 use fqc_interp::{Data, Tensor, evaluate};
 use fqc_ir::quant::q_max;
 use fqc_ir::{Graph, NodeId, Op, Quantizer};
@@ -14,6 +16,7 @@ use fqc_tests::calibrated::{
     as_batches, choices, quietly, real_model, text, tiny_inputs, tiny_models,
 };
 use fqc_tests::compare::{Tolerance, compare};
+use fqc_tests::runtime::{self, Runtime};
 use fqrt::{Model, Session, SessionOptions, TensorView};
 
 /// Of the largest magnitude of an output: sums in f32, in another order.
@@ -130,19 +133,24 @@ fn integers(tensor: &Tensor) -> Result<Vec<i64>> {
     })
 }
 
-/// The sums of one row of real values, rounded to one wide integer a channel, with the weights'
+/// The sums of rows of real values, each rounded to one wide integer a channel, with the weights'
 /// first rows. A channel with `n` digits holds `n` times the largest digit.
-fn wide_sums(row: &[f32], quantizer: &Quantizer, w: &[i64], columns: usize) -> Vec<i64> {
+fn wide_sums(rows: &[f32], quantizer: &Quantizer, w: &[i32], columns: usize) -> Vec<i64> {
     let map = quantizer.quant.flatten.as_ref().expect("the pipeline flattens every group");
     let top = i64::from(q_max(quantizer.quant.bits, quantizer.quant.signed));
-    let mut sums = vec![0; columns];
-    for (j, &x) in row.iter().enumerate() {
-        let digits = 1 + map.tail.iter().filter(|t| t.0 as usize == j).count() as i64;
-        let low = if quantizer.quant.signed { -digits * top } else { 0 };
-        let wide = (x * quantizer.inverse(j)).round_ties_even() as i64;
-        let wide = wide.clamp(low, digits * top);
-        for (sum, w) in sums.iter_mut().zip(&w[j * columns..][..columns]) {
-            *sum += wide * w;
+    let mut most = vec![top; map.base as usize];
+    map.tail.iter().for_each(|&(j, _)| most[j as usize] += top);
+    let mut sums = Vec::new();
+    for row in rows.chunks_exact(most.len()) {
+        let begin = sums.len();
+        sums.resize(begin + columns, 0);
+        for ((j, &x), &most) in row.iter().enumerate().zip(&most) {
+            let low = if quantizer.quant.signed { -most } else { 0 };
+            let wide = (x * quantizer.inverse(j)).round_ties_even() as i64;
+            let wide = wide.clamp(low, most);
+            for (sum, w) in sums[begin..].iter_mut().zip(&w[j * columns..][..columns]) {
+                *sum += wide * i64::from(*w);
+            }
         }
     }
     sums
@@ -169,50 +177,63 @@ fn with_accumulators(graph: &mut Graph) -> Result<Vec<(Quantizer, NodeId)>> {
     Ok(products)
 }
 
-/// That all accumulators of a compiled graph equal those of wide codes; how many products it has.
-fn check_accumulators(graph: &Graph, inputs: &[(String, Tensor)]) -> Result<usize> {
-    let mut graph = graph.clone();
+/// That all accumulators of a compiled graph equal those of wide codes, in the interpreter and on the
+/// CPU at these levels; how many columns of how many products there are.
+fn check_accumulators(
+    mut graph: Graph,
+    levels: &[Level],
+    inputs: &[(String, Tensor)],
+) -> Result<(usize, usize)> {
     let products = with_accumulators(&mut graph)?;
-    let values = evaluate(&graph, inputs)?;
-    for (pair, (quantizer, w)) in values.chunks_exact(2).zip(&products) {
-        let (name, x) = &pair[0];
-        let Op::Const(w) = &graph.node(*w).op else { anyhow::bail!("`{name}`: no weight") };
-        let w = Tensor::from_const(w);
-        let columns = w.shape()[1];
-        let got = integers(&pair[1].1)?;
-        let w = integers(&w)?;
-        let x_values = x.as_f32().context("the activation is f32")?;
-        let base = *x.shape().last().context("rows")?;
-        for (row, got) in x_values.chunks_exact(base).zip(got.chunks_exact(columns)) {
-            ensure!(got == wide_sums(row, quantizer, &w, columns), "`{name}` differs");
-        }
+    let mut runs = vec![("interpreter", evaluate(&graph, inputs)?)];
+    let target = generate(&runtime::lower(&graph)?, levels)?;
+    let mut cpus = runtime::sessions(&target, levels)?;
+    for cpu in &mut cpus {
+        let values = cpu.run(inputs)?;
+        runs.push((cpu.name(), values));
     }
-    Ok(products.len())
+    let mut all_columns = 0;
+    for (i, (quantizer, w)) in products.iter().enumerate() {
+        let Op::Const(w) = &graph.node(*w).op else { anyhow::bail!("product {i} has no weight") };
+        let columns = w.shape[1];
+        let base = quantizer.quant.flatten.as_ref().context("flattened")?.base as usize;
+        let codes = w.to_i64().context("codes are integers")?;
+        let w: Vec<i32> = codes[..base * columns].iter().map(|&c| c as i32).collect();
+        for (runtime, values) in &runs {
+            let [(_, x), (name, sums)] = &values[2 * i..2 * i + 2] else { continue };
+            let x = x.as_f32().context("the activation is f32")?;
+            let same = integers(sums)? == wide_sums(x, quantizer, &w, columns);
+            ensure!(same, "{runtime}: `{name}` differs");
+        }
+        all_columns += columns;
+    }
+    Ok((products.len(), all_columns))
 }
 
 #[test]
 fn accumulators_equal_those_of_wide_integers() -> Result<()> {
-    let settings = Settings { levels: vec!["avx2".to_owned()], ..Settings::default() };
+    let settings = Settings { levels: Vec::new(), ..Settings::default() };
     for (name, float) in tiny_models()? {
         let data = as_batches(&tiny_inputs(&name, &float, 1)?)?;
         let compiled = quietly(|cx| pipeline::compile(float.clone(), &settings, |_| Ok(data), cx))?;
         for given in tiny_inputs(&name, &float, 3)? {
-            let products = check_accumulators(&compiled.graph, &given).context(name.clone())?;
+            let (products, _) =
+                check_accumulators(compiled.graph.clone(), &[], &given).context(name.clone())?;
             ensure!(products > 0, "{name} has no quantised product");
         }
     }
     Ok(())
 }
 
-#[test]
-fn accumulators_of_minilm_equal_those_of_wide_integers() -> Result<()> {
+/// The same for a fetched model, calibrated on one novel and run on four tokens of another.
+fn check_real_model(name: &str, windows: usize, window: usize) -> Result<(usize, usize)> {
     // The copies of a channel have the same weights; GPTQ gives each its own.
     let rounding = Rounding::Nearest;
-    let settings = Settings { levels: vec!["avx2".to_owned()], rounding, ..Settings::default() };
-    let float = real_model("minilm")?;
-    let data = text(&float, "minilm", "emma", 16, 128)?;
-    let compiled = quietly(|cx| pipeline::compile(float.clone(), &settings, |_| Ok(data), cx))?;
-    let unseen = text(&float, "minilm", "persuasion", 1, 4)?;
+    let settings = Settings { levels: Vec::new(), rounding, ..Settings::default() };
+    let float = real_model(name)?;
+    let data = text(&float, name, "emma", windows, window)?;
+    let unseen = text(&float, name, "persuasion", 1, 4)?;
+    let graph = quietly(|cx| pipeline::compile(float, &settings, |_| Ok(data), cx))?.graph;
     let given: Vec<(String, Tensor)> = unseen[0]
         .iter()
         .map(|(name, t)| {
@@ -220,8 +241,24 @@ fn accumulators_of_minilm_equal_those_of_wide_integers() -> Result<()> {
             Ok((name.clone(), Tensor::i64(t.shape(), tokens)))
         })
         .collect::<Result<_>>()?;
-    let products = check_accumulators(&compiled.graph, &given)?;
-    println!("{products} products of MiniLM equal those of wide integers");
-    ensure!(products == 24, "{products} quantised products, want 24 (six layers, q, k, v merged)");
+    let (products, columns) = check_accumulators(graph, &runtime::levels()?, &given)?;
+    println!("{products} products of {name}, {columns} columns, equal those of wide integers");
+    Ok((products, columns))
+}
+
+#[test]
+fn accumulators_of_minilm_equal_those_of_wide_integers() -> Result<()> {
+    let checked = check_real_model("minilm", 16, 128)?;
+    // Six layers; q, k and v are merged.
+    ensure!(checked == (24, 6 * (3 * 384 + 384 + 1536 + 384)), "{checked:?}");
+    Ok(())
+}
+
+#[test]
+fn accumulators_of_smollm2_equal_those_of_wide_integers() -> Result<()> {
+    let checked = check_real_model("smollm2", 2, 48)?;
+    // 30 layers of seven linears each; q, k and v are merged, and so are gate and up.
+    let columns = (576 + 2 * 192) + 576 + 2 * 1536 + 576;
+    ensure!(checked == (30 * 4, 30 * columns), "{checked:?}");
     Ok(())
 }

@@ -82,7 +82,8 @@ fn compare(before: &[(String, Tensor)], after: &[(String, Tensor)], tolerance: f
         let differ = |i: &usize| {
             let (x, y) = (x[*i], y[*i]);
             let same = x == y || (x.is_nan() && y.is_nan());
-            !same && !((x - y).abs() <= tolerance * x.abs().max(1.0))
+            let near = (x - y).abs() <= tolerance * x.abs().max(1.0);
+            !same && !near
         };
         let wrong: Vec<usize> = (0..x.len()).filter(differ).collect();
         if let Some(&i) = wrong.first() {

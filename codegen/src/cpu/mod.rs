@@ -39,7 +39,7 @@ mod gemm_tests;
 mod object_tests;
 
 pub use fqbin::Level;
-pub use generate::generate;
+pub use generate::{SharedCode, generate};
 
 /// Why no code could be generated.
 #[derive(Debug, thiserror::Error)]

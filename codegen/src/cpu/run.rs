@@ -74,10 +74,11 @@ impl Execution {
         let code = Mapped::new(&blob(&image.program, code))?;
         let mut buffers: Vec<Guarded> =
             binding.buffer_bytes.iter().map(|&len| Guarded::new(len as usize)).collect();
+        let weights = image.weights.to_vec();
         for (buffer, memory) in image.program.buffers.iter().zip(&mut buffers) {
             if let Place::Weight { offset, len } = buffer.place {
                 let range = offset as usize..(offset + len) as usize;
-                memory.bytes_mut().copy_from_slice(&image.weights[range]);
+                memory.bytes_mut().copy_from_slice(&weights[range]);
             }
         }
         let scratch = Guarded::new(binding.scratch_bytes as usize);

@@ -23,12 +23,12 @@ const CUBIN_ALIGN: usize = 64;
 /// [`Error::Unsupported`] with every step that no kernel fits; those of the compiler.
 pub fn generate(plan: &Plan, arch: Arch, compiler: &Compiler) -> Result<TargetImage, Error> {
     let (kernels, lowering) = lower(plan, arch)?;
-    let Lowering { program, weights, .. } = lowering;
+    let Lowering { program, constants, .. } = lowering;
     let code = kernels.compile(arch, compiler)?;
     Ok(TargetImage {
         target: format!("cuda:{arch}"),
         program: program.finish(),
-        weights: weights.bytes,
+        weights: constants.weights,
         code: vec![code],
     })
 }

@@ -1,16 +1,16 @@
 //! What quantisation does to each group of linears: the loss at each width, the channel maxima before
 //! and after smoothing and flattening, and the extra channels.
 
+use crate::data::Batch;
 use crate::exit::Failure;
 use crate::label;
-use crate::pipeline::Context;
+use crate::pipeline::{self, Context};
 use crate::progress::Stage;
 use crate::settings::{Method, Scheme, Settings};
 use fqc_ir::Graph;
 use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::{self, Group, linear};
 use fqc_passes::quant::measure::{Loss, Measure};
-use fqc_passes::quant::search::choose_all;
 use fqc_passes::quant::stats::{ChannelStats, Statistics};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -98,27 +98,37 @@ pub struct Channel {
     pub digits: usize,
 }
 
-/// All groups, the one with the largest loss first.
+/// What the losses do not show.
+pub const WEIGHTS: &str = "losses are with weights to nearest; GPTQ makes those of INT4 smaller";
+
+/// All groups, the one with the largest loss first. Batches are wanted by an aim only.
 pub fn groups(
     float: &Graph,
     statistics: &Statistics,
+    batches: &[Batch],
     settings: &Settings,
     cx: &mut Context<'_>,
 ) -> Result<Vec<GroupAnalysis>, Failure> {
     if settings.method == Method::None {
         return Err(Failure::usage("`--method none` quantises nothing that could be analysed"));
     }
-    let choices = |settings: &Settings| -> Result<ByInput, Failure> {
+    settings.check(float)?;
+    let mut costs = None;
+    let mut choices = |settings: &Settings| -> Result<ByInput, Failure> {
         cx.interrupt.check()?;
-        let widths = |group: &Group| settings.widths(float, group);
-        let heads = settings.heads();
-        Ok(choose_all(float, heads, statistics, widths, &settings.search()))
+        let aims = [settings.aim()];
+        let choose = pipeline::choose_for;
+        let mut all = choose(float, statistics, batches, settings, &aims, &mut costs, cx)?;
+        Ok(all.pop().unwrap_or_default())
     };
     let chosen = choices(settings)?;
     let mut at = Vec::new();
     for scheme in SCHEMES {
-        let all = Settings { scheme, groups: Vec::new(), ..settings.clone() };
-        at.push(if all == *settings { chosen.clone() } else { choices(&all)? });
+        let all = Settings { scheme, groups: Vec::new(), ..settings.without_aim() };
+        at.push(match all == *settings {
+            true => chosen.clone(),
+            false => choices(&all)?,
+        });
     }
     measure(float, statistics, settings, &chosen, &at, cx)
 }

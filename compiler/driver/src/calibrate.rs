@@ -1,16 +1,22 @@
-//! Calibration: the float graph runs on fqc's own CPU backend with the inputs of all linear groups
-//! as outputs; their statistics are updated run by run, so memory is bounded by one run plus
-//! `ChannelStats` of each group.
+//! Calibration: the float graph runs on fqc's own CPU backend, slice by slice, with the inputs of all
+//! linear groups as outputs; their statistics are updated run by run, so memory is bounded by one
+//! slice, what it leaves for the next of [`WAVE`] samples, and `ChannelStats` of each group.
 
-use crate::data::{Batch, Wanted};
-use crate::exit::{Exit, Failure};
-use crate::pipeline::{self, Context};
+use crate::data::{Batch, Rare, Wanted};
+use crate::exit::Failure;
+use crate::pipeline::Context;
 use crate::progress::Stage;
+use crate::slices::{self, Seen, Walk};
 use fqc_ir::{Graph, NodeId};
+use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::{self, Heads};
 use fqc_passes::quant::stats::{ChannelStats, Statistics};
-use fqrt::{Model, Session, SessionOptions, TensorView};
+use fqrt::Tensor;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Samples that go through one slice before the next is loaded.
+const WAVE: usize = 64;
 
 /// What the model's inputs are, for reading data.
 pub fn wanted(graph: &Graph) -> Vec<Wanted> {
@@ -37,13 +43,16 @@ fn element(elem: fqc_ir::Elem) -> fqbin::Elem {
 pub struct Data {
     /// Samples; may be empty where there are statistics and no pass wants samples.
     pub batches: Arc<Vec<Batch>>,
+    pub rare: Rare,
     /// Statistics of an earlier run.
     pub statistics: Option<Statistics>,
+    /// What was already chosen for each group.
+    pub choices: Option<BTreeMap<String, Choice>>,
 }
 
 impl From<Vec<Batch>> for Data {
     fn from(batches: Vec<Batch>) -> Self {
-        Data { batches: Arc::new(batches), statistics: None }
+        Data { batches: Arc::new(batches), ..Data::default() }
     }
 }
 
@@ -60,19 +69,21 @@ pub fn run(
     float: &Graph,
     heads: Heads,
     batches: &[Batch],
+    rare: &Rare,
     cx: &mut Context<'_>,
 ) -> Result<Statistics, Failure> {
     let mut progress = Progress::default();
-    resume(float, heads, batches, &mut progress, &mut |_| Ok(()), cx)?;
+    resume(float, heads, batches, rare, &mut progress, &mut |_| Ok(()), cx)?;
     Ok(progress.statistics)
 }
 
-/// Takes in the samples that `progress` has not seen yet; `after` is called after each. If it ends
-/// early, `progress` holds whole samples only.
+/// Takes in the samples that `progress` has not seen yet, then the rare tokens; `after` is called after
+/// each, or each [`WAVE`]. If it ends early, `progress` holds whole samples only.
 pub fn resume(
     float: &Graph,
     heads: Heads,
     batches: &[Batch],
+    rare: &Rare,
     progress: &mut Progress,
     after: &mut dyn FnMut(&Progress) -> Result<(), Failure>,
     cx: &mut Context<'_>,
@@ -89,64 +100,76 @@ pub fn resume(
             |(name, _, channels): &(String, _, usize)| (name.clone(), ChannelStats::new(*channels));
         progress.statistics = observed.iter().map(new).collect();
     }
-    let mut stage = Stage::new("calibrate", batches.len() as u64, cx.verbosity);
-    stage.skip(progress.done as u64);
     let ids: Vec<NodeId> = observed.into_iter().map(|(_, id, _)| id).collect();
-    let first = progress.done;
-    observe(float, &ids, batches, first, cx, &mut |index, values| {
-        for (name, values) in values {
-            let stats = progress.statistics.get_mut(*name);
-            let stats = stats.ok_or_else(|| Failure::internal(format!("no place for `{name}`")))?;
-            stats.update(values).map_err(|e| {
-                Failure::data(format!("calibration sample {index}: value `{name}` is {e}"))
+    let slices = slices::cut(float, &ids)?;
+    let all: Vec<&Batch> = batches.iter().chain(&rare.batches).collect();
+    let mut stage = Stage::new("calibrate", (slices.len() * all.len()) as u64, cx.verbosity);
+    stage.skip((slices.len() * progress.done) as u64);
+    let mut left = &all[progress.done..];
+    let mut walk = Walk::new([])?;
+    while !left.is_empty() {
+        // A sample is whole when the last slice has seen it. Where there is another before, that one
+        // has then seen others as well.
+        let several = slices.len() > 1;
+        let (wave, rest) = left.split_at(left.len().min(if several { WAVE } else { usize::MAX }));
+        let mut ahead = several.then(|| progress.statistics.clone());
+        let first = progress.done;
+        walk.restart(first, wave.iter().copied());
+        for slice in &slices {
+            walk.run(slice, &slice.observed, true, cx, &mut |index, values| {
+                let share = (index >= batches.len()).then_some(rare.share);
+                take_in(ahead.as_mut().unwrap_or(&mut progress.statistics), index, values, share)?;
+                if !several {
+                    progress.done = index + 1;
+                    after(progress)?;
+                }
+                stage.step();
+                Ok(())
             })?;
         }
-        progress.done = index + 1;
-        after(progress)?;
-        stage.step();
-        Ok(())
-    })?;
-    progress.done = batches.len();
+        progress.done = first + wave.len();
+        if let Some(ahead) = ahead {
+            progress.statistics = ahead;
+            after(progress)?;
+        }
+        left = rest;
+    }
     Ok(())
 }
 
-/// Called with the index of a batch and the observed values by name.
-pub type Seen<'a> = &'a mut dyn FnMut(usize, &[(&str, &[f32])]) -> Result<(), Failure>;
+/// Takes in what one sample shows of some groups; of rare tokens, with their share.
+fn take_in(
+    statistics: &mut Statistics,
+    sample: usize,
+    values: &[(&str, &Tensor)],
+    rare: Option<f64>,
+) -> Result<(), Failure> {
+    for (name, tensor) in values {
+        let stats = statistics.get_mut(*name);
+        let stats = stats.ok_or_else(|| Failure::internal(format!("no place for `{name}`")))?;
+        let values = tensor.numbers::<f32>().unwrap_or_default();
+        let taken = match rare {
+            None => stats.update(values),
+            Some(share) => stats.update_rare(values, share),
+        };
+        taken.map_err(|e| {
+            Failure::data(format!("calibration sample {sample}: value `{name}` is {e}"))
+        })?;
+    }
+    Ok(())
+}
 
-/// Runs as much of a graph as some of its f32 values need and shows them, batch by batch from `first`
-/// on.
+/// Runs as much of a graph as some of its f32 values need and shows them, slice by slice.
 pub fn observe(
     graph: &Graph,
     values: &[NodeId],
     batches: &[Batch],
-    first: usize,
     cx: &mut Context<'_>,
     seen: Seen<'_>,
 ) -> Result<(), Failure> {
-    if values.is_empty() {
-        return Ok(());
-    }
-    let mut part = graph.clone();
-    part.set_outputs(values.iter().map(|&id| (graph.node(id).name.clone(), id)).collect());
-    part.sweep();
-    let target = pipeline::float_target(&part, cx)?;
-    let model = Model::from_parts(target.program, &target.weights, &target.code, None)?;
-    let cancel = Some(cx.interrupt.flag());
-    let options = SessionOptions { threads: cx.threads, cancel, ..Default::default() };
-    let mut session = Session::new(&model, options)?;
-    for (index, batch) in batches.iter().enumerate().skip(first) {
-        let inputs: Vec<(&str, TensorView<'_>)> =
-            batch.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
-        let outputs = session.run(&inputs).map_err(|e| {
-            cx.interrupt.check().err().unwrap_or_else(|| {
-                Failure::new(Exit::Data, format!("calibration sample {index}: {e}"))
-            })
-        })?;
-        let all: Vec<(&str, &[f32])> = outputs
-            .iter()
-            .map(|(name, tensor)| (name, tensor.numbers::<f32>().unwrap_or_default()))
-            .collect();
-        seen(index, &all)?;
+    let mut walk = Walk::new(batches)?;
+    for slice in slices::cut(graph, values)? {
+        walk.run(&slice, &slice.observed, true, cx, seen)?;
     }
     Ok(())
 }

@@ -7,6 +7,9 @@ use fqbin::Elem;
 use fqrt::Tensor;
 use std::path::{Path, PathBuf};
 
+/// Tokens that samples lack, for each token that they have.
+const RARE: usize = 2;
+
 /// One run's inputs.
 pub type Batch = Vec<(String, Tensor)>;
 
@@ -57,6 +60,46 @@ pub fn batches(source: &Source, wanted: &[Wanted]) -> Result<Vec<Batch>, Failure
         }
     }
     Ok(out)
+}
+
+/// Batches of tokens that samples of text lack.
+#[derive(Debug, Default)]
+pub struct Rare {
+    pub batches: Vec<Batch>,
+    /// The probability that a token of other text is one of them: the share of the samples' tokens
+    /// that occur once (Good 1953, after Turing).
+    pub share: f64,
+}
+
+/// Tokens that samples of text lack, [`RARE`] times as many as they have, in windows of the same size:
+/// those of low numbers, which tokenizers give to what is frequent. None where there is no text.
+pub fn rare(source: &Source, batches: &[Batch], wanted: &[Wanted]) -> Result<Rare, Failure> {
+    let Some(path) = source.tokenizer.as_deref() else { return Ok(Rare::default()) };
+    let tokenizer = text::load_tokenizer(path)?;
+    let mut counts = vec![0u32; tokenizer.get_vocab_size(true)];
+    let mut total = 0usize;
+    let ids = batches.iter().flatten().filter(|(name, _)| name.contains("input_ids"));
+    for tensor in ids.map(|(_, tensor)| tensor) {
+        let wide = tensor.numbers::<i64>().map(<[i64]>::to_vec);
+        let narrow = || tensor.numbers::<i32>().map(|v| v.iter().map(|&v| v.into()).collect());
+        for token in wide.or_else(narrow).unwrap_or_default() {
+            if let Some(count) = usize::try_from(token).ok().and_then(|t| counts.get_mut(t)) {
+                *count += 1;
+                total += 1;
+            }
+        }
+    }
+    let special = tokenizer.get_added_tokens_decoder();
+    let absent = |token: &usize| counts[*token] == 0 && !special.contains_key(&(*token as u32));
+    let mut tokens: Vec<usize> = (0..counts.len()).filter(absent).take(RARE * total).collect();
+    // Neighbours are alike; any fixed order that parts them will do.
+    tokens.sort_by_key(|&token| (token as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let once = counts.iter().filter(|&&c| c == 1).count();
+    let window = |tokens: &[usize]| fill(&[tokens.iter().map(|&t| t as i64).collect()], wanted);
+    Ok(Rare {
+        batches: tokens.chunks(source.window.max(1)).map(window).collect::<Result<_, Failure>>()?,
+        share: once as f64 / total.max(1) as f64,
+    })
 }
 
 /// The samples of a file: the first axis of every array.

@@ -18,7 +18,7 @@ use std::io::Write;
 use std::path::Path;
 
 const MAGIC: [u8; 8] = *b"FQCAL\r\n\x1a";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HASH: usize = 32;
 
 /// Calibration as far as it went.

@@ -1,22 +1,24 @@
 //! GPTQ over a whole model, a few groups at a time: the graph runs up to their inputs, their Gram
-//! matrices are summed, their weights rounded. Memory is bounded by the Gram matrices of one turn.
+//! matrices are summed, their weights rounded and put into the result. Memory is bounded by one slice
+//! of the graph and the Gram matrices of one turn.
 
 use crate::calibrate;
 use crate::data::Batch;
 use crate::exit::Failure;
-use crate::pipeline::{self, Context};
+use crate::pipeline::Context;
 use crate::progress::Stage;
+use crate::quantise::quantise;
 use crate::settings::Settings;
+use crate::slices::{self, Walk};
 use fqc_ir::{Graph, NodeId};
 use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::gram::Gram;
 use fqc_passes::quant::groups;
-use fqc_passes::quant::insert_qdq::RoundedWeights;
 use fqc_passes::quant::parallel;
 use fqc_passes::quant::passes::{self as quant, Choices};
 use fqc_passes::quant::round::Rounded;
+use fqrt::Tensor;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// Bytes of the Gram matrices of one turn, unless one alone needs more.
 const TURN_BYTES: usize = 192 << 20;
@@ -25,32 +27,63 @@ const TURN_BYTES: usize = 192 << 20;
 /// about so many.
 const SEQUENTIAL_GROUPS: usize = 4;
 
-/// The weights of all groups that have a choice.
+/// Brings all groups that have a choice, of `graph` which is still the float one, into their quantised
+/// form.
 pub fn run(
     float: &Graph,
+    graph: &mut Graph,
     choices: &Choices,
     batches: &[Batch],
     settings: &Settings,
     cx: &mut Context<'_>,
-) -> Result<RoundedWeights, Failure> {
+) -> Result<(), Failure> {
     let found = groups::find(float, settings.heads());
     let names = found.into_iter().map(|g| float.node(g.input).name.clone());
     let names: Vec<String> = names.filter(|name| choices.contains_key(name)).collect();
     let mut stage = Stage::new("round weights", names.len() as u64, cx.verbosity);
-    let mut all: BTreeMap<String, Rounded> = BTreeMap::new();
-    let mut graph = float.clone();
-    let mut left = &names[..];
-    while !left.is_empty() {
-        let (turn, rest) = left.split_at(turn(left, choices, settings.sequential));
-        let rounded = one_turn(&graph, turn, choices, batches, settings, cx)?;
-        if settings.sequential {
-            quantise(&mut graph, turn, choices, &rounded, settings, cx)?;
+    if settings.sequential {
+        let mut left = &names[..];
+        while !left.is_empty() {
+            let (turn, rest) = left.split_at(turn(left, choices, true));
+            let mut grams = Grams::new(turn, choices);
+            let inputs: Vec<NodeId> = turn.iter().filter_map(|name| graph.find(name)).collect();
+            let threads = cx.threads;
+            calibrate::observe(graph, &inputs, batches, cx, &mut |_, values| {
+                grams.update(values, threads);
+                Ok(())
+            })?;
+            let rounded = grams.round(graph, settings, cx)?;
+            quantise(graph, turn, choices, rounded, settings, rest.is_empty(), cx)?;
+            turn.iter().for_each(|_| stage.step());
+            left = rest;
         }
-        all.extend(rounded);
-        turn.iter().for_each(|_| stage.step());
-        left = rest;
+        return Ok(());
     }
-    Ok(Arc::new(all))
+    let inputs: Vec<NodeId> = names.iter().filter_map(|name| float.find(name)).collect();
+    let mut walk = Walk::new(batches)?;
+    let mut rounded_groups = 0;
+    for slice in slices::cut(float, &inputs)? {
+        let mut left = &slice.observed[..];
+        loop {
+            let (turn, rest) = left.split_at(turn(left, choices, false).min(left.len()));
+            let mut grams = Grams::new(turn, choices);
+            let threads = cx.threads;
+            walk.run(&slice, turn, rest.is_empty(), cx, &mut |_, values| {
+                grams.update(values, threads);
+                Ok(())
+            })?;
+            let rounded = grams.round(float, settings, cx)?;
+            rounded_groups += turn.len();
+            let last = rounded_groups == names.len();
+            quantise(graph, turn, choices, rounded, settings, last, cx)?;
+            turn.iter().for_each(|_| stage.step());
+            left = rest;
+            if left.is_empty() {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// How many of the groups fit into one turn; at least one.
@@ -65,22 +98,24 @@ fn turn(names: &[String], choices: &Choices, sequential: bool) -> usize {
     names.iter().take(most).take_while(fits).count().max(1)
 }
 
-fn one_turn(
-    graph: &Graph,
-    names: &[String],
-    choices: &Choices,
-    batches: &[Batch],
-    settings: &Settings,
-    cx: &mut Context<'_>,
-) -> Result<BTreeMap<String, Rounded>, Failure> {
-    let inputs: Vec<NodeId> = names.iter().filter_map(|name| graph.find(name)).collect();
-    let mut grams: Vec<(&Choice, Gram)> =
-        names.iter().map(|name| (&choices[name], Gram::new(&choices[name]))).collect();
-    let threads = cx.threads;
-    calibrate::observe(graph, &inputs, batches, 0, cx, &mut |_, values| {
+/// The Gram matrices of some groups.
+struct Grams<'a> {
+    names: &'a [String],
+    each: Vec<(&'a Choice, Gram)>,
+}
+
+impl<'a> Grams<'a> {
+    fn new(names: &'a [String], choices: &'a Choices) -> Grams<'a> {
+        let each = names.iter().map(|name| (&choices[name], Gram::new(&choices[name]))).collect();
+        Grams { names, each }
+    }
+
+    /// Takes in the groups' inputs of one batch.
+    fn update(&mut self, values: &[(&str, &Tensor)], threads: usize) {
         let mut jobs = Vec::new();
-        for (name, (choice, gram)) in names.iter().zip(&mut grams) {
-            let values = values.iter().find(|(n, _)| n == name).map_or(&[][..], |(_, v)| v);
+        for (name, (choice, gram)) in self.names.iter().zip(&mut self.each) {
+            let values = values.iter().find(|(n, _)| n == name);
+            let values = values.and_then(|(_, v)| v.numbers::<f32>()).unwrap_or_default();
             jobs.push(std::sync::Mutex::new((*choice, gram, values)));
         }
         parallel::map(&jobs, threads, |job| {
@@ -89,32 +124,23 @@ fn one_turn(
                 gram.update(values, choice);
             }
         });
-        Ok(())
-    })?;
-    let mut rounded = BTreeMap::new();
-    for (&input, (choice, gram)) in inputs.iter().zip(&grams) {
-        cx.interrupt.check()?;
-        let Some(group) = groups::of(graph, input, settings.heads()) else { continue };
-        let granularity = settings.granularity();
-        rounded.extend(quant::gptq(graph, &group, choice, gram, granularity, threads));
     }
-    Ok(rounded)
-}
 
-/// Brings some groups of a float graph into their quantised form.
-fn quantise(
-    graph: &mut Graph,
-    names: &[String],
-    choices: &Choices,
-    rounded: &BTreeMap<String, Rounded>,
-    settings: &Settings,
-    cx: &mut Context<'_>,
-) -> Result<(), Failure> {
-    let own = |(name, choice): (&String, &Choice)| {
-        names.contains(name).then(|| (name.clone(), choice.clone()))
-    };
-    let choices: Choices = Arc::new(choices.iter().filter_map(own).collect());
-    let rounded = Arc::new(rounded.clone());
-    pipeline::run(graph, &pipeline::exact(&choices, settings), cx)?;
-    pipeline::run(graph, &pipeline::rounding(&choices, &rounded, settings), cx)
+    /// The rounded weights by the names of the linears.
+    fn round(
+        self,
+        graph: &Graph,
+        settings: &Settings,
+        cx: &Context<'_>,
+    ) -> Result<BTreeMap<String, Rounded>, Failure> {
+        let mut rounded = BTreeMap::new();
+        for (name, (choice, gram)) in self.names.iter().zip(self.each) {
+            cx.interrupt.check()?;
+            let group = graph.find(name).and_then(|id| groups::of(graph, id, settings.heads()));
+            let Some(group) = group else { continue };
+            let granularity = settings.granularity();
+            rounded.extend(quant::gptq(graph, &group, choice, &gram, granularity, cx.threads));
+        }
+        Ok(rounded)
+    }
 }

@@ -23,7 +23,10 @@ pub fn graph(graph: &Graph) -> String {
         hasher.update(bytes);
     };
     part(text.as_bytes());
-    blobs.iter().for_each(|(_, bytes)| part(bytes.as_slice()));
+    for (_, bytes) in blobs.iter() {
+        part(bytes.as_slice());
+        bytes.release();
+    }
     hasher.finalize().to_hex().to_string()
 }
 

@@ -1,8 +1,7 @@
 //! The compiler as one program: what each command does, and the pipeline that `compile` runs.
 //!
-//! Reading order: [`pipeline`] (the whole way, top to bottom), [`settings`], [`calibrate`], [`fqcal`],
-//! [`data`], [`evaluate`], [`analyze`],
-//! [`report`], then [`cmd`], one file a command.
+//! Reading order: [`pipeline`] (the whole way, top to bottom), [`settings`], [`slices`],
+//! [`calibrate`], [`fqcal`], [`data`], [`evaluate`], [`analyze`], [`report`], then [`cmd`], one file a command.
 
 #![forbid(unsafe_code)]
 
@@ -20,14 +19,17 @@ pub mod html;
 pub mod interrupt;
 pub mod key;
 pub mod label;
+pub mod memory;
 pub mod metrics;
 pub mod npz;
 pub mod pipeline;
 pub mod progress;
+pub mod quantise;
 pub mod report;
 pub mod score;
 pub mod sensitivity;
 pub mod settings;
+pub mod slices;
 pub mod svg;
 pub mod target;
 pub mod text;

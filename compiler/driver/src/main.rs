@@ -1,7 +1,9 @@
 //! The `fqc` binary: reads the command line, runs one command, reports its failure.
 
 use clap::{Parser, Subcommand};
-use fqc::cmd::{analyze, bench, calibrate, compare, compile, doctor, eval, inspect, methods, run};
+use fqc::cmd::{
+    analyze, bench, calibrate, compare, compile, doctor, eval, inspect, memory, methods, run,
+};
 use fqc::interrupt::Interrupt;
 use fqc::{Exit, Failure};
 use std::process::ExitCode;
@@ -34,6 +36,8 @@ enum Command {
     Bench(bench::Args),
     /// Show a model or a compiled file; executes nothing
     Inspect(inspect::Args),
+    /// What weights take against FP16, and the share of work in INT4
+    Memory(memory::Args),
     /// Show what this machine can run and what is missing
     Doctor(doctor::Args),
 }
@@ -62,6 +66,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Methods(args) => methods::main(&args, &interrupt),
         Command::Bench(args) => bench::main(&args, &interrupt),
         Command::Inspect(args) => inspect::main(&args, &interrupt),
+        Command::Memory(args) => memory::main(&args),
         Command::Doctor(args) => doctor::main(&args),
     }
 }

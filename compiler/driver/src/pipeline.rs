@@ -6,14 +6,17 @@ use crate::data::Batch;
 use crate::exit::{Exit, Failure};
 use crate::gptq;
 use crate::interrupt::Interrupt;
-use crate::progress::Verbosity;
+use crate::progress::{Verbosity, warn};
+use crate::quantise;
 use crate::sensitivity;
 use crate::settings::{Method, Rounding, Settings};
 use fqbin::{Level, TargetImage};
+use fqc_codegen::cpu::SharedCode;
 use fqc_import::ImportOptions;
 use fqc_ir::Graph;
 use fqc_ir::plan::{Plan, Precision};
 use fqc_passes::lower::{LowerError, lower};
+use fqc_passes::quant::assign::Aim;
 use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::Group;
 use fqc_passes::quant::insert_qdq::RoundedWeights;
@@ -63,6 +66,15 @@ pub fn import(path: &Path, cx: &mut Context<'_>) -> Result<Graph, Failure> {
     Ok(graph)
 }
 
+/// A quantised graph and what was decided on the way.
+pub struct Quantised {
+    pub graph: Graph,
+    pub choices: Choices,
+    /// The float graph that calibration ran, and what it saw.
+    pub float: Graph,
+    pub statistics: Statistics,
+}
+
 /// From the imported graph to code. `data` gives what to calibrate with, if the method needs it.
 pub fn compile<D: Into<calibrate::Data>>(
     float: Graph,
@@ -70,30 +82,52 @@ pub fn compile<D: Into<calibrate::Data>>(
     data: impl FnOnce(&Graph) -> Result<D, Failure>,
     cx: &mut Context<'_>,
 ) -> Result<Compiled, Failure> {
-    let levels = levels(settings)?;
+    quantise(float, settings, data, cx)?.compile(settings, cx)
+}
+
+/// The half of it that rounds.
+pub fn quantise<D: Into<calibrate::Data>>(
+    float: Graph,
+    settings: &Settings,
+    data: impl FnOnce(&Graph) -> Result<D, Failure>,
+    cx: &mut Context<'_>,
+) -> Result<Quantised, Failure> {
+    levels(settings)?;
     let mut graph = float.clone();
     let mut choices = Choices::default();
     let mut seen = Statistics::new();
+    settings.check(&float)?;
     if settings.method != Method::None {
-        let calibrate::Data { batches, statistics } = data(&float)?.into();
+        let calibrate::Data { batches, rare, statistics, choices: chosen } = data(&float)?.into();
         seen = match statistics {
             Some(statistics) => statistics,
-            None => calibrate::run(&float, settings.heads(), &batches, cx)?,
+            None => calibrate::run(&float, settings.heads(), &batches, &rare, cx)?,
         };
-        choices = Arc::new(choose(&float, &seen, &batches, settings, cx)?);
-        let rounded = match settings.rounding() {
-            Rounding::Nearest => RoundedWeights::default(),
+        choices = Arc::new(match chosen {
+            Some(chosen) => chosen,
+            None => choose(&float, &seen, &batches, settings, cx)?,
+        });
+        match settings.rounding() {
+            Rounding::Nearest => {
+                quantise::nearest(&float, &mut graph, &choices, &seen, settings, cx)?;
+            }
             Rounding::Gptq if batches.is_empty() => return Err(no_samples()),
-            Rounding::Gptq => gptq::run(&float, &choices, &batches, settings, cx)?,
-        };
-        run(&mut graph, &exact(&choices, settings), cx)?;
-        run(&mut graph, &rounding(&choices, &rounded, settings), cx)?;
+            Rounding::Gptq => gptq::run(&float, &mut graph, &choices, &batches, settings, cx)?,
+        }
     }
-    run(&mut graph, &fuse::fuse(), cx)?;
-    run(&mut graph, &[Box::new(quant::fold_quantize())], cx)?;
-    let plan = plan(&graph, settings.precision())?;
-    let target = generate(&plan, &levels, cx)?;
-    Ok(Compiled { target, plan, graph, choices, float, statistics: seen })
+    Ok(Quantised { graph, choices, float, statistics: seen })
+}
+
+impl Quantised {
+    /// The half that generates code.
+    pub fn compile(self, settings: &Settings, cx: &mut Context<'_>) -> Result<Compiled, Failure> {
+        let Quantised { mut graph, choices, float, statistics } = self;
+        run(&mut graph, &fuse::fuse(), cx)?;
+        run(&mut graph, &[Box::new(quant::fold_quantize())], cx)?;
+        let plan = plan(&graph, settings.precision())?;
+        let target = generate(&plan, &levels(settings)?, cx)?;
+        Ok(Compiled { target, plan, graph, choices, float, statistics })
+    }
 }
 
 fn no_samples() -> Failure {
@@ -103,9 +137,9 @@ fn no_samples() -> Failure {
     )
 }
 
-/// The choice for each group, as if all errors cost the model the same. Only an aim that trades widths
-/// of one group for those of another needs to know what they cost; measuring that takes a run for each
-/// group. Without batches to measure it on, it stays with the first.
+/// The choice for each group. Where groups compete, for extra channels or for widths, what an error of
+/// each costs the model is measured, which takes a run for each; without batches to measure it on, all
+/// cost the same.
 pub fn choose(
     float: &Graph,
     statistics: &Statistics,
@@ -113,19 +147,40 @@ pub fn choose(
     settings: &Settings,
     cx: &mut Context<'_>,
 ) -> Result<BTreeMap<String, Choice>, Failure> {
+    let aims = [settings.aim()];
+    let all = choose_for(float, statistics, batches, settings, &aims, &mut None, cx)?;
+    Ok(all.into_iter().next().unwrap_or_default())
+}
+
+/// The same for several aims, from one search. What errors cost is measured if `costs` has nothing yet.
+pub fn choose_for(
+    float: &Graph,
+    statistics: &Statistics,
+    batches: &[Batch],
+    settings: &Settings,
+    aims: &[Option<Aim>],
+    costs: &mut Option<Sensitivity>,
+    cx: &mut Context<'_>,
+) -> Result<Vec<BTreeMap<String, Choice>>, Failure> {
     let (heads, space) = (settings.heads(), settings.search());
     let widths = |group: &Group| settings.candidates(float, group);
     let search = Search::new(float, heads, statistics, widths, &space, cx.threads);
-    let even = search.choices(&Sensitivity::new(), None);
-    if settings.method != Method::Flattenquant || settings.aim().is_none() {
-        return Ok(even);
+    let even = Sensitivity::new();
+    let wanted = settings.method == Method::Flattenquant;
+    if wanted && costs.is_none() {
+        if batches.is_empty() {
+            warn(
+                "the statistics alone do not tell what an error in each layer costs the model, so all \
+                 layers count the same; give the calibration samples beside the .fqcal",
+            );
+        } else {
+            let choices = Arc::new(search.choices(&even, None));
+            let measured = sensitivity::measure(float, heads, &choices, statistics, batches, cx)?;
+            *costs = Some(measured);
+        }
     }
-    if batches.is_empty() {
-        return Ok(search.choices(&Sensitivity::new(), settings.aim()));
-    }
-    let even = Arc::new(even);
-    let costs = sensitivity::measure(float, heads, &even, statistics, batches, cx)?;
-    Ok(search.choices(&costs, settings.aim()))
+    let costs = costs.as_ref().filter(|_| wanted).unwrap_or(&even);
+    Ok(aims.iter().map(|aim| search.choices(costs, *aim)).collect())
 }
 
 /// Smoothing and flattening: the graph computes what it did before.
@@ -156,8 +211,24 @@ pub fn rounding(
 pub fn float_target(float: &Graph, cx: &mut Context<'_>) -> Result<TargetImage, Failure> {
     let mut graph = float.clone();
     run(&mut graph, &fuse::fuse(), cx)?;
-    let level = forced_level()?.or_else(fqrt::best_level).ok_or_else(no_level)?;
-    generate(&plan(&graph, Precision::F32)?, &[level], cx)
+    generate(&plan(&graph, Precision::F32)?, &[own_level()?], cx)
+}
+
+/// The same, with code that several graphs share.
+pub fn float_program(
+    mut graph: Graph,
+    code: &mut SharedCode,
+    cx: &mut Context<'_>,
+) -> Result<TargetImage, Failure> {
+    run(&mut graph, &fuse::fuse(), cx)?;
+    let plan = plan(&graph, Precision::F32)?;
+    cx.interrupt.check()?;
+    code.generate(&plan).map_err(|e| Failure::new(Exit::Model, e.to_string()))
+}
+
+/// The level of this machine, or the forced one.
+pub fn own_level() -> Result<Level, Failure> {
+    forced_level()?.or_else(fqrt::best_level).ok_or_else(no_level)
 }
 
 /// The level that `FQC_CPU_LEVEL` forces.

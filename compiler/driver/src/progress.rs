@@ -23,6 +23,11 @@ pub enum Verbosity {
     Normal,
 }
 
+/// Tells what is not as it might be expected, and what to do.
+pub fn warn(message: &str) {
+    eprintln!("warning: {message}");
+}
+
 impl Stage {
     pub fn new(name: &'static str, total: u64, verbosity: Verbosity) -> Stage {
         let terminal = std::io::stderr().is_terminal();

@@ -1,11 +1,11 @@
-//! What a compilation tells its user: layers by width, sizes, and what was chosen for each group.
+//! What a compilation tells its user: work and memory by width, and what was chosen for each group.
 
 use crate::fqcal::Origin;
 use crate::hash;
+use crate::memory::{Memory, Part};
 use crate::pipeline::Compiled;
 use crate::settings::Settings;
-use fqc_ir::plan::{GemmInput, Kernel};
-use fqc_ir::{Dim, Op};
+use fqc_ir::Dim;
 use serde::Serialize;
 use std::fmt;
 
@@ -23,8 +23,10 @@ pub struct Report {
     pub settings: Settings,
     pub inputs: Vec<String>,
     pub outputs: Vec<String>,
-    pub layers: Layers,
-    pub float_bytes: u64,
+    /// Linear layers by width, and what they take.
+    pub memory: Memory,
+    /// Mean of the extra channels over the groups, as a share.
+    pub extra_channels: f64,
     pub weight_bytes: u64,
     pub code_bytes: u64,
     pub groups: Vec<GroupReport>,
@@ -32,20 +34,11 @@ pub struct Report {
     pub steps: Vec<String>,
 }
 
-/// Linear layers by width, and their share of the multiplications.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Layers {
-    pub int8: usize,
-    pub float: usize,
-    pub int8_share: f64,
-    /// Mean of the extra channels over the groups, as a share.
-    pub extra_channels: f64,
-}
-
 /// The choice for one group.
 #[derive(Clone, Debug, Serialize)]
 pub struct GroupReport {
     pub input: String,
+    pub widths: String,
     pub channels: usize,
     pub extra: usize,
     pub alpha: f32,
@@ -55,25 +48,12 @@ pub struct GroupReport {
 
 impl Report {
     pub fn new(compiled: &Compiled, settings: &Settings, model: String) -> Report {
-        let (mut layers, mut int8_macs, mut all_macs) = (Layers::default(), 0.0, 0.0);
-        for step in &compiled.plan.steps {
-            let Kernel::Gemm(gemm) = &step.kernel else { continue };
-            let macs = (gemm.n * gemm.k) as f64;
-            all_macs += macs;
-            match gemm.input {
-                GemmInput::F32 => layers.float += 1,
-                GemmInput::Codes { .. } => {
-                    layers.int8 += 1;
-                    int8_macs += macs;
-                }
-            }
-        }
-        layers.int8_share = if all_macs > 0.0 { int8_macs / all_macs } else { 0.0 };
         let groups: Vec<GroupReport> = compiled
             .choices
             .iter()
             .map(|(input, c)| GroupReport {
                 input: input.clone(),
+                widths: c.widths.to_string(),
                 channels: c.map.base as usize,
                 extra: c.map.tail.len(),
                 alpha: c.alpha,
@@ -82,11 +62,12 @@ impl Report {
             })
             .collect();
         let share = |g: &GroupReport| g.extra as f64 / g.channels.max(1) as f64;
-        layers.extra_channels = groups.iter().map(share).sum::<f64>() / groups.len().max(1) as f64;
+        let extra_channels = groups.iter().map(share).sum::<f64>() / groups.len().max(1) as f64;
         let port = |p: &fqc_ir::plan::Port| {
             let dims: Vec<String> = p.shape.iter().map(Dim::to_string).collect();
             format!("{}: {}[{}]", p.name, p.elem, dims.join(","))
         };
+        let weight_bytes = compiled.target.weights.len() as u64;
         Report {
             producer: concat!("fqc ", env!("CARGO_PKG_VERSION")).to_owned(),
             model,
@@ -96,9 +77,9 @@ impl Report {
             settings: settings.clone(),
             inputs: compiled.plan.inputs.iter().map(port).collect(),
             outputs: compiled.plan.outputs.iter().map(port).collect(),
-            layers,
-            float_bytes: float_bytes(compiled),
-            weight_bytes: compiled.target.weights.len() as u64,
+            memory: Memory::of(&compiled.float, &compiled.choices, weight_bytes),
+            extra_channels,
+            weight_bytes,
             code_bytes: compiled.target.code.iter().map(|c| c.bytes.len() as u64).sum(),
             groups,
             steps: compiled
@@ -111,41 +92,28 @@ impl Report {
     }
 }
 
-/// Bytes of the constants of the float graph.
-fn float_bytes(compiled: &Compiled) -> u64 {
-    let graph = &compiled.float;
-    let sizes = graph.ids().into_iter().filter_map(|id| match &graph.node(id).op {
-        Op::Const(value) => Some(value.bytes.as_slice().len() as u64),
-        _ => None,
-    });
-    sizes.sum()
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mb = |bytes: u64| bytes as f64 / 1e6;
-        let l = &self.layers;
-        writeln!(
-            f,
-            "linear layers: {} in INT8 ({:.1} % of their multiplications), {} in float",
-            l.int8,
-            100.0 * l.int8_share,
-            l.float
-        )?;
+        let m = &self.memory;
         if !self.groups.is_empty() {
-            writeln!(
-                f,
-                "extra channels: {:.1} % in the mean over {} groups",
-                100.0 * l.extra_channels,
-                self.groups.len()
-            )?;
+            let (extra, groups) = (100.0 * self.extra_channels, self.groups.len());
+            writeln!(f, "{groups} groups, {extra:.1} % extra channels in the mean")?;
         }
+        let share = |(name, part): (&str, &Part)| {
+            let percent = 100.0 * m.share(part);
+            (part.layers > 0).then(|| format!("{percent:.1} % of the work in {name}"))
+        };
+        let shares = [("INT4", &m.int4), ("INT8", &m.int8), ("float", &m.float)];
+        let shares: Vec<String> = shares.into_iter().filter_map(share).collect();
+        let linears = m.linears();
+        writeln!(f, "{} linear layers, {}", linears.layers, shares.join(", "))?;
+        let mb = |bytes: u64| bytes as f64 / 1e6;
         write!(
             f,
-            "size: {:.1} MB of float constants before, {:.1} MB of weights and {:.2} MB of code after",
-            mb(self.float_bytes),
-            mb(self.weight_bytes),
-            mb(self.code_bytes)
+            "their weights: {:.1} MB, {:.2} times less than {:.1} MB in FP16",
+            mb(linears.bytes),
+            linears.fp16_bytes as f64 / linears.bytes.max(1) as f64,
+            mb(linears.fp16_bytes)
         )
     }
 }

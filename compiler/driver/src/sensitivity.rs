@@ -1,24 +1,27 @@
 //! What an error of each group costs the model: the outputs with one group disturbed at a time against
-//! those of the undisturbed float graph, on the first calibration batches.
+//! those of the undisturbed float graph, on the first calibration batch.
 
 use crate::data::Batch;
-use crate::exit::{Exit, Failure};
-use crate::pipeline::{self, Context};
+use crate::exit::Failure;
+use crate::npz;
+use crate::pipeline::Context;
 use crate::progress::Stage;
-use fqc_ir::Graph;
+use crate::slices::{self, Slice, Walk};
+use fqc_ir::{Elem, Graph, NodeId};
 use fqc_passes::quant::groups::Heads;
 use fqc_passes::quant::parallel;
 use fqc_passes::quant::passes::Choices;
 use fqc_passes::quant::probe::{Probe, probe};
 use fqc_passes::quant::search::Sensitivity;
 use fqc_passes::quant::stats::Statistics;
-use fqrt::{Model, Session, SessionOptions, TensorView};
+use fqrt::Tensor;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An output with rows at least so wide is one of logits.
 const LOGITS: usize = 4096;
 
 /// Batches that are run for each group.
-const BATCHES: usize = 2;
+const BATCHES: usize = 1;
 
 /// Loss for a unit of error, for each group.
 pub fn measure(
@@ -30,47 +33,69 @@ pub fn measure(
     cx: &mut Context<'_>,
 ) -> Result<Sensitivity, Failure> {
     let (graph, probes) = probe(float, heads, choices, statistics).map_err(Failure::internal)?;
-    let target = pipeline::float_target(&graph, cx)?;
-    let model = Model::from_parts(target.program, &target.weights, &target.code, None)?;
-    let cancel = Some(cx.interrupt.flag());
-    let options = SessionOptions { threads: cx.threads, cancel, ..Default::default() };
-    let mut session = Session::new(&model, options)?;
-    let mut stage = Stage::new("sensitivity", probes.len() as u64, cx.verbosity);
-    let mut outputs = |batch: &Batch, open: Option<&Probe>| {
-        let (closed, opened) = ([0.0f32], [1.0f32]);
-        let mut inputs: Vec<(&str, TensorView<'_>)> =
-            batch.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
-        for probe in &probes {
-            let gate = if Some(probe) == open { &opened } else { &closed };
-            inputs.push((&probe.gate, TensorView::of(&[1], gate)));
-        }
-        let outputs = session.run(&inputs).map_err(|e| {
-            cx.interrupt
-                .check()
-                .err()
-                .unwrap_or_else(|| Failure::new(Exit::Data, format!("a calibration sample: {e}")))
-        })?;
-        let floats = outputs.iter().filter_map(|(_, tensor)| {
-            let width = tensor.shape().last().copied().unwrap_or(1);
-            Some((width, tensor.numbers::<f32>()?.to_vec()))
-        });
-        Ok::<Vec<(usize, Vec<f32>)>, Failure>(floats.collect())
+    let is_float = |id: &NodeId| graph.node(*id).ty.elem == Elem::F32;
+    let outputs: BTreeSet<NodeId> = graph.outputs().iter().map(|o| o.1).filter(is_float).collect();
+    let slices = slices::cut(&graph, &outputs.into_iter().collect::<Vec<_>>())?;
+    // A probe's run is the plain one until a slice reads its gate.
+    let opened = |slice: &Slice| -> Vec<usize> {
+        (0..probes.len()).filter(|&i| slice.reads(&probes[i].gate)).collect()
     };
+    let opened: Vec<Vec<usize>> = slices.iter().map(opened).collect();
     let batches = &batches[..batches.len().min(BATCHES)];
+    let runs = opened.iter().rev().zip(1..).map(|(new, left)| new.len() * left).sum::<usize>();
+    let mut stage = Stage::new("sensitivity", (runs * batches.len()) as u64, cx.verbosity);
     let mut losses = vec![0.0; probes.len()];
     for batch in batches {
-        let want = outputs(batch, None)?;
-        for (probe, sum) in probes.iter().zip(&mut losses) {
-            let got = outputs(batch, Some(probe))?;
-            for ((width, want), (_, got)) in want.iter().zip(&got) {
-                *sum += divergence(want, got, *width, cx.threads);
-            }
-            stage.step();
+        let open = std::iter::once(None).chain(probes.iter().map(Some));
+        let gated = open.map(|open| with_gates(batch, &probes, open));
+        let gated = gated.collect::<Result<Vec<Batch>, Failure>>()?;
+        let mut walk = Walk::new(&gated[..1])?;
+        let mut order: Vec<usize> = Vec::new();
+        for (slice, new) in slices.iter().zip(&opened) {
+            new.iter().for_each(|&probe| walk.fork(0, &gated[1 + probe]));
+            order.extend(new.iter().copied());
+            let mut want: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+            let threads = cx.threads;
+            walk.run(slice, &slice.observed, true, cx, &mut |index, values| {
+                for (name, tensor) in values {
+                    let got = tensor.numbers::<f32>().unwrap_or_default();
+                    let width = tensor.shape().last().copied().unwrap_or(1);
+                    match (index, want.get(*name)) {
+                        (0, _) => drop(want.insert((*name).to_owned(), got.to_vec())),
+                        (_, None) => {}
+                        (run, Some(want)) => {
+                            let probe = order[run - 1];
+                            losses[probe] += divergence(want, got, width, threads);
+                        }
+                    }
+                }
+                if index > 0 {
+                    stage.step();
+                }
+                Ok(())
+            })?;
         }
     }
     let count = batches.len().max(1) as f64;
     let each = probes.into_iter().zip(losses);
     Ok(each.map(|(p, loss)| (p.group, loss / count / p.error)).collect())
+}
+
+/// A batch with one gate open, or none.
+fn with_gates(batch: &Batch, probes: &[Probe], open: Option<&Probe>) -> Result<Batch, Failure> {
+    let copy = |tensor: &Tensor| {
+        npz::filled(tensor.elem(), tensor.shape(), tensor.bytes()).map_err(Failure::internal)
+    };
+    let mut gated = Batch::new();
+    for (name, tensor) in batch {
+        gated.push((name.clone(), copy(tensor)?));
+    }
+    for probe in probes {
+        let gate = f32::from(u8::from(Some(probe) == open)).to_le_bytes();
+        let gate = npz::filled(fqbin::Elem::F32, &[1], &gate).map_err(Failure::internal)?;
+        gated.push((probe.gate.clone(), gate));
+    }
+    Ok(gated)
 }
 
 /// Mean over the rows: of the Kullback-Leibler divergence where they are logits, of the squared error

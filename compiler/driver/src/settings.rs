@@ -6,7 +6,7 @@ use fqc_ir::Graph;
 use fqc_ir::plan::Precision;
 use fqc_passes::quant::assign::Aim;
 use fqc_passes::quant::choose;
-use fqc_passes::quant::groups::{Group, Heads, linear};
+use fqc_passes::quant::groups::{Group, Heads, find, is_head, linear};
 use fqc_passes::quant::round::Granularity;
 use fqc_passes::quant::widths::Widths;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,15 @@ pub enum Rounding {
     Gptq,
 }
 
+/// How a language model's head is computed: a linear whose result is an output.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LmHead {
+    Float,
+    /// Weights and activations of eight bits, whatever the other layers have.
+    Int8,
+}
+
 /// Bits of weights and activations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -73,8 +82,8 @@ pub struct Settings {
     pub levels: Vec<String>,
     /// Extra channels at most, as a share of a layer's channels.
     pub max_extra: f32,
-    /// Whether a language model's head is quantised too.
-    pub quantize_head: bool,
+    /// How a language model's head is computed.
+    pub lm_head: LmHead,
     /// Widths of weights and activations.
     pub scheme: Scheme,
     /// Widths of single groups: a name of the group's input, of a linear or of its weight, where `*`
@@ -104,7 +113,7 @@ impl Default for Settings {
             method: Method::Flattenquant,
             levels: Level::ALL.map(|level| level.name().to_owned()).into(),
             max_extra: 0.08,
-            quantize_head: false,
+            lm_head: LmHead::Float,
             scheme: Scheme::W8a8,
             groups: Vec::new(),
             int4_activations: 8,
@@ -129,7 +138,8 @@ impl Settings {
 
     /// The search space of the method.
     pub fn search(&self) -> choose::Settings {
-        let defaults = choose::Settings { max_extra: self.max_extra, ..Default::default() };
+        let (max_extra, granularity) = (self.max_extra, self.granularity());
+        let defaults = choose::Settings { max_extra, granularity, ..Default::default() };
         match self.method {
             Method::None | Method::Rtn => {
                 choose::Settings { alphas: vec![0.0], flatten: false, ..defaults }
@@ -151,22 +161,89 @@ impl Settings {
         }
     }
 
-    /// The scheme of a group that is named in the settings.
-    fn own_scheme(&self, graph: &Graph, group: &Group) -> Option<Scheme> {
+    /// Whether a pattern is the name of a group's input, of one of its linears, or of a weight, as it is
+    /// or with dots for slashes and colons, as tables show it.
+    fn fits(graph: &Graph, group: &Group, pattern: &str) -> bool {
         let mut names = vec![graph.node(group.input).name.as_str()];
         for &id in &group.linears {
             names.push(&graph.node(id).name);
             names.extend(linear(graph, id).map(|(_, w)| graph.node(w).name.as_str()));
         }
-        let fits = |pattern: &str| names.iter().any(|name| matches(pattern, name));
-        let own = self.groups.iter().find(|(pattern, _)| fits(pattern));
-        own.map(|(_, scheme)| *scheme)
+        let dotted = |name: &str| name.replace(['/', ':'], ".");
+        names.iter().any(|name| matches(pattern, name) || matches(pattern, &dotted(name)))
+    }
+
+    /// The scheme of a group that is settled: named in the settings, or a head's.
+    fn own_scheme(&self, graph: &Graph, group: &Group) -> Option<Scheme> {
+        let named = self.groups.iter().find(|(p, _)| Settings::fits(graph, group, p));
+        let head = || group.linears.iter().any(|&id| is_head(graph, id)).then_some(Scheme::W8a8);
+        named.map(|(_, scheme)| *scheme).or_else(head)
+    }
+
+    /// Refuses settings that contradict each other, or that name what the graph does not have.
+    pub fn check(&self, graph: &Graph) -> Result<(), Failure> {
+        let aims = [self.int4_share, self.gamma, self.max_drop];
+        if aims.iter().flatten().count() > 1 {
+            return Err(Failure::usage("one of `int4_share`, `gamma` and `max_drop` at most"));
+        }
+        if self.int4_share.is_some_and(|s| !(0.0..=1.0).contains(&s)) {
+            return Err(Failure::usage("`--int4-share` is a share from 0 to 1"));
+        }
+        if aims.iter().flatten().any(|aim| aim.is_nan() || *aim < 0.0) {
+            return Err(Failure::usage("`--gamma` and `--max-drop` are losses from 0 on"));
+        }
+        if ![4, 8].contains(&self.int4_activations) {
+            return Err(Failure::usage("`--int4-activations` is 4 or 8"));
+        }
+        if !(0.0..=4.0).contains(&self.max_extra) {
+            return Err(Failure::usage("`--max-extra` is a percentage from 0 to 400"));
+        }
+        if self.aim().is_some() && self.method == Method::None {
+            return Err(Failure::usage(
+                "`--method none` quantises nothing: leave out `--int4-share`, `--gamma` and \
+                 `--max-drop`",
+            ));
+        }
+        if self.aim().is_some() && self.scheme != Scheme::W8a8 {
+            return Err(Failure::usage(
+                "`--scheme` gives every layer its bits, and `--int4-share`, `--gamma` and \
+                 `--max-drop` decide which layers have four: give one of them",
+            ));
+        }
+        if self.sequential && self.rounding() != Rounding::Gptq {
+            return Err(Failure::usage("`--sequential` goes with `--rounding gptq`"));
+        }
+        self.check_names(graph)
+    }
+
+    /// That every name of a group fits one.
+    fn check_names(&self, graph: &Graph) -> Result<(), Failure> {
+        let (all, own) = (find(graph, Heads::Quantized), find(graph, self.heads()));
+        for (pattern, _) in &self.groups {
+            let among = |groups: &[Group]| groups.iter().any(|g| Settings::fits(graph, g, pattern));
+            if among(&own) {
+                continue;
+            }
+            let remedy = match among(&all) {
+                true => "that is to be quantised: it is the head, which needs `--lm-head int8`",
+                false => "; `fqc analyze` lists their weights, and `*` stands for anything",
+            };
+            let space = if among(&all) { " " } else { "" };
+            let message = format!("no linear layer fits `{pattern}`{space}{remedy}");
+            return Err(Failure::usage(message));
+        }
+        Ok(())
     }
 
     /// What decides which groups take four bits, if anything does.
     pub fn aim(&self) -> Option<Aim> {
         let share = self.int4_share.map(Aim::Share);
         share.or(self.gamma.map(Aim::Each)).or(self.max_drop.map(Aim::Total))
+    }
+
+    /// The same with the scheme for all groups that are not named.
+    pub fn without_aim(&self) -> Settings {
+        Settings { int4_share: None, gamma: None, max_drop: None, ..self.clone() }
     }
 
     /// What a group may become: the widths asked for, and four bits as well if an aim decides. A
@@ -197,7 +274,10 @@ impl Settings {
     }
 
     pub fn heads(&self) -> Heads {
-        if self.quantize_head { Heads::Quantized } else { Heads::Float }
+        match self.lm_head {
+            LmHead::Float => Heads::Float,
+            LmHead::Int8 => Heads::Quantized,
+        }
     }
 }
 

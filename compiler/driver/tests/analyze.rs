@@ -119,10 +119,11 @@ fn an_analysis_ranks_sums_up_and_repeats_itself() {
     let points = analysis["curve"]["points"].as_array().expect("a curve");
     let shares: Vec<f64> = points.iter().map(|p| number(&p["int4_share"])).collect();
     assert!(shares[0] == 0.0 && (0.5..0.8).contains(&shares[1]) && shares[2] == 1.0, "{shares:?}");
-    for (point, scheme) in [(0, "w8a8"), (2, "w4a8")] {
-        let hand = by_hand(&w, &files, &["--scheme", scheme]);
+    for (point, share) in ["0", "0.5", "1"].into_iter().enumerate() {
+        let hand = by_hand(&w, &files, &["--int4-share", share]);
         near(&points[point]["scores"]["language"]["perplexity"], &hand["language"]["perplexity"]);
     }
+    assert!(analysis["note"].as_str().is_some_and(|n| n.contains("GPTQ")), "{}", analysis["note"]);
     self_contained(&page);
 }
 
@@ -159,7 +160,10 @@ fn an_encoder_has_cosines_and_compile_ends_with_the_largest_losses() {
     let done = w.fqc(&args);
     expect(&done, 0, "");
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
-    assert!(said.contains("and 6 more") && said.contains("cosine 0.9"), "{said}");
+    assert!(
+        said.contains("and 6 more") && said.contains("cosine 0.9") && said.contains("GPTQ"),
+        "{said}"
+    );
     self_contained(&fs::read_to_string(&page).expect("reads"));
     let out = w.path("m.fqbin");
     let compile = ["compile", MODEL, "-o", text(&out), "--levels", "avx2"];
@@ -177,13 +181,14 @@ fn analyses_that_make_no_sense() {
         (w.path("novel.txt"), w.path("tokenizer.json"), w.path("no/such.html"));
     let (novel, tokenizer, away) = (text(&novel), text(&tokenizer), text(&away));
     let eval = ["--eval", novel, "--tokenizer", tokenizer];
-    let table: [(&[&str], i32, &str); 12] = [
+    let table: [(&[&str], i32, &str); 13] = [
         (&["analyze", LLAMA], 7, "--calib"),
         (&["analyze", LLAMA, "--calib", "random", "--method", "none"], 2, "--method none"),
         (&["analyze", LLAMA, "--calib", "random", "--shares", "120"], 2, "--shares"),
         (&["analyze", LLAMA, "--calib", "random", "--html", away], 8, "not a folder"),
         (&["analyze", LLAMA, "--calib", "random", "--eval", novel], 2, "--tokenizer"),
         (&["analyze", LLAMA, "--calib", "random", "--low", "w2a2"], 2, "w2a2"),
+        (&["analyze", LLAMA, "--calib", "random", "--low", "w8a8"], 2, "--low"),
         (&["analyze", "gone.onnx", "--calib", "random"], 8, "gone.onnx"),
         (&["analyze", novel, "--calib", "random"], 3, "novel.txt"),
         (&["methods", LLAMA, "--calib", "random"], 2, "--eval"),
@@ -192,9 +197,9 @@ fn analyses_that_make_no_sense() {
         (&["methods", LLAMA], 7, "--calib"),
     ];
     for (i, (args, code, fragment)) in table.into_iter().enumerate() {
-        let more: &[&str] = if i >= 10 { &eval } else { &[] };
+        let more: &[&str] = if i >= 11 { &eval } else { &[] };
         let small = ["--windows", "2", "--window", "8", "--eval-windows", "2"];
-        let window = if i == 11 { &["--eval-window", "8"][..] } else { &[] };
+        let window = if i == 12 { &["--eval-window", "8"][..] } else { &[] };
         expect(&w.fqc(&[args, more, &small, window].concat()), code, fragment);
     }
 }

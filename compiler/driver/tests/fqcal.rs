@@ -42,7 +42,7 @@ fn compiling_from_a_file_gives_the_bytes_of_compiling_from_the_data() {
         }
         assert!(fs::read(&a).expect("reads") == fs::read(&b).expect("reads"), "not the same bytes");
         let beside = text(&a);
-        for head in [&[][..], &["--quantize-head"]] {
+        for head in [&[][..], &["--lm-head", "int8"]] {
             let compile = |name: &str, calib: &[&str]| {
                 let out = w.path(name);
                 let one = ["compile", model, "-o", text(&out), "--levels", "avx2"];

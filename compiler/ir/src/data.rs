@@ -4,19 +4,40 @@ use crate::dim::Dim;
 use crate::quant::Quant;
 use crate::types::{Elem, Type};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
+
+/// Who keeps the memory of [`Bytes`].
+pub trait Owner: Send + Sync {
+    fn bytes(&self) -> &[u8];
+
+    /// Lets the system have the memory of a part, which stays readable: it comes back from its file.
+    /// Nothing, where there is no such file.
+    fn release(&self, part: Range<usize>) {
+        let _ = part;
+    }
+}
+
+impl Owner for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+/// Smaller parts are not worth a call of the system.
+const LEAST_RELEASED: usize = 1 << 18;
 
 /// An immutable range of bytes of a shared owner (a `Vec`, a file mapping).
 #[derive(Clone)]
 pub struct Bytes {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: Arc<dyn Owner>,
     start: usize,
     len: usize,
 }
 
 impl Bytes {
-    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
-        let len = (*owner).as_ref().len();
+    pub fn new(owner: Arc<dyn Owner>) -> Self {
+        let len = owner.bytes().len();
         Bytes { owner, start: 0, len }
     }
 
@@ -30,7 +51,21 @@ impl Bytes {
     }
 
     pub fn as_slice(&self) -> &[u8] {
-        &(*self.owner).as_ref()[self.start..self.start + self.len]
+        &self.owner.bytes()[self.start..self.start + self.len]
+    }
+
+    /// Says that the bytes are not read again soon, so that those of a mapped file need not stay in
+    /// memory. Whoever has read through a large constant calls this.
+    pub fn release(&self) {
+        if self.len >= LEAST_RELEASED {
+            self.owner.release(self.start..self.start + self.len);
+        }
+    }
+}
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
     }
 }
 
@@ -106,14 +141,14 @@ impl Const {
         Const::new(Elem::I8, shape, bytes).expect("the caller's values fill the shape")
     }
 
-    /// The values of an `f32` constant; `None` for another type.
+    /// A copy of the values of an `f32` constant, whose own bytes are then [released](Bytes::release);
+    /// `None` for another type.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         (self.elem == Elem::F32).then(|| {
-            self.bytes
-                .as_slice()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect()
+            let bytes = self.bytes.as_slice().chunks_exact(4);
+            let values = bytes.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            self.bytes.release();
+            values
         })
     }
 

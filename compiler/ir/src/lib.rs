@@ -21,7 +21,7 @@ pub mod text;
 pub mod types;
 pub mod verify;
 
-pub use data::{Bytes, Const};
+pub use data::{Bytes, Const, Owner};
 pub use dim::Dim;
 pub use expr::{BinaryOp, Expr, UnaryOp};
 pub use graph::{Graph, Node, NodeId};

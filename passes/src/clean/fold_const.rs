@@ -55,6 +55,7 @@ fn transpose(x: &Const) -> Option<Const> {
         32 => transposed::<4>(bytes, rows, columns),
         _ => transposed::<8>(bytes, rows, columns),
     };
+    x.bytes.release();
     Const::new(x.elem, vec![columns, rows], out)
 }
 

@@ -102,6 +102,7 @@ fn side_by_side(parts: &[&Const]) -> Option<Const> {
             bytes.extend_from_slice(&part.bytes.as_slice()[row * len..(row + 1) * len]);
         }
     }
+    parts.iter().for_each(|part| part.bytes.release());
     let mut shape = rows.to_vec();
     shape.push(parts.iter().map(|c| *c.shape.last().unwrap_or(&0)).sum());
     let joined = Const::new(first.elem, shape, bytes)?;

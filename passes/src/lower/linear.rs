@@ -4,6 +4,7 @@ use super::{CODE_ALIGN, Lowered, Lowering, view};
 use fqc_ir::plan::{Extra, Gemm, GemmInput, GemmOutput, Kernel, View};
 use fqc_ir::{Const, Dim, Elem, Expr, NodeId, Op, Quantizer, Scale};
 use fqc_kernels::pack;
+use std::borrow::Cow;
 
 impl Lowering<'_> {
     pub(super) fn linear_op(&mut self, id: NodeId, operands: &[NodeId]) -> Lowered {
@@ -285,17 +286,21 @@ fn pick(columns: &[Option<(usize, u32)>], value: impl Fn(usize) -> f32) -> Vec<f
 }
 
 /// The columns of a row-major `[k, n]` matrix in the given order, zeros for padding.
-fn pick_columns<T: Copy + Default>(
-    w: &[T],
+fn pick_columns<'w, T: Copy + Default>(
+    w: &'w [T],
     k: usize,
     n: usize,
     columns: &[Option<(usize, u32)>],
-) -> Vec<T> {
+) -> Cow<'w, [T]> {
+    let in_place = |(i, column): (usize, &Option<(usize, u32)>)| column.is_some_and(|c| c.0 == i);
+    if columns.len() == n && columns.iter().enumerate().all(in_place) {
+        return Cow::Borrowed(w);
+    }
     let mut out = Vec::with_capacity(k * columns.len());
     for row in w.chunks_exact(n.max(1)) {
         out.extend(columns.iter().map(|c| c.map_or(T::default(), |(o, _)| row[o])));
     }
-    out
+    Cow::Owned(out)
 }
 
 /// A per-column table, padded to whole groups of columns.

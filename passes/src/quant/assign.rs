@@ -4,8 +4,10 @@
 /// One group's part in the decision.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Candidate {
-    /// Multiplications for each token.
+    /// Multiplications for each token that count.
     pub work: f64,
+    /// Whether it takes four bits, if that is settled.
+    pub settled: Option<bool>,
     /// Loss of the model with this group in eight bits, and in four.
     pub loss8: f64,
     pub loss4: f64,
@@ -22,20 +24,22 @@ pub enum Aim {
     Total(f64),
 }
 
-/// Whether each group takes four bits. The cheapest work comes first: least loss for each
-/// multiplication; among equals the earlier group.
+/// Whether each group takes four bits. Of those that are not settled the cheapest work comes first:
+/// least loss for each multiplication; among equals the earlier group.
 pub fn assign(groups: &[Candidate], aim: Aim) -> Vec<bool> {
     let drop = |g: &Candidate| (g.loss4 - g.loss8).max(0.0);
     let mut order: Vec<usize> = (0..groups.len()).collect();
     let price = |i: usize| drop(&groups[i]) / groups[i].work.max(f64::MIN_POSITIVE);
     order.sort_by(|&a, &b| price(a).total_cmp(&price(b)).then(a.cmp(&b)));
     let all: f64 = groups.iter().map(|g| g.work).sum();
-    let mut four = vec![false; groups.len()];
-    let (mut work, mut lost) = (0.0, 0.0);
-    for i in order {
+    let mut four: Vec<bool> = groups.iter().map(|g| g.settled == Some(true)).collect();
+    let settled = groups.iter().filter(|g| g.settled == Some(true));
+    let (mut work, mut lost) = (settled.map(|g| g.work).sum::<f64>(), 0.0);
+    for i in order.into_iter().filter(|&i| groups[i].settled.is_none()) {
         let group = &groups[i];
         four[i] = match aim {
-            Aim::Share(share) => work < share * all,
+            // A rounding error must not add a group.
+            Aim::Share(share) => work + 1e-9 * all < share * all,
             Aim::Each(bound) => group.loss4 <= bound,
             Aim::Total(bound) => lost + drop(group) <= bound,
         };
@@ -53,7 +57,7 @@ mod tests {
 
     #[test]
     fn the_cheapest_work_comes_first() {
-        let group = |work, loss4| Candidate { work, loss8: 0.0, loss4 };
+        let group = |work, loss4| Candidate { work, settled: None, loss8: 0.0, loss4 };
         let groups = [group(1.0, 3.0), group(2.0, 1.0), group(1.0, 1.0), group(0.0, 0.0)];
         assert_eq!(assign(&groups, Aim::Share(0.5)), [false, true, false, true]);
         assert_eq!(assign(&groups, Aim::Share(0.51)), [false, true, true, true]);
@@ -61,5 +65,15 @@ mod tests {
         assert_eq!(assign(&groups, Aim::Each(1.0)), [false, true, true, true]);
         assert_eq!(assign(&groups, Aim::Total(2.5)), [false, true, true, true]);
         assert_eq!(assign(&groups, Aim::Total(1.5)), [false, true, false, true]);
+    }
+
+    #[test]
+    fn what_is_settled_counts_as_it_is() {
+        let group = |loss4, settled| Candidate { work: 1.0, settled, loss8: 0.0, loss4 };
+        let groups = [group(9.0, Some(true)), group(0.0, Some(false)), group(2.0, None)];
+        assert_eq!(assign(&groups, Aim::Share(0.33)), [true, false, false]);
+        assert_eq!(assign(&groups, Aim::Share(0.5)), [true, false, true]);
+        assert_eq!(assign(&groups, Aim::Total(2.0)), [true, false, true]);
+        assert_eq!(assign(&groups, Aim::Each(1.0)), [true, false, false]);
     }
 }

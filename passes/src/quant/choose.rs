@@ -3,6 +3,7 @@
 //! error against extra channels; [`budget`](super::budget) says where on it each group lies. Sources:
 //! smoothing as SmoothQuant's, threshold as FlattenQuant's, both searched here.
 
+use super::round::Granularity;
 use super::stats::ChannelStats;
 use super::trial::{Base, Trial};
 use super::widths::Widths;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub align: usize,
     /// Whether large channels are spread over copies at all.
     pub flatten: bool,
+    /// How many scales a weight has.
+    pub granularity: Granularity,
 }
 
 impl Default for Settings {
@@ -46,6 +49,7 @@ impl Default for Settings {
             headroom: 1.0,
             align: 64,
             flatten: true,
+            granularity: Granularity::PerChannel,
         }
     }
 }
@@ -117,7 +121,7 @@ pub fn frontier(
     if empty || !bounded(stats.absmax()) || !bounded(&weights.values) {
         return None;
     }
-    let base = Base::new(stats, weights, widths);
+    let base = Base::new(stats, weights, widths).with(settings.granularity);
     let cap = (settings.group_cap * stats.channels() as f32) as usize;
     let mut best: Vec<Option<Point>> = vec![None; cap + 1];
     for &alpha in &settings.alphas {
@@ -167,7 +171,7 @@ pub fn build(
     settings: &Settings,
     point: &Point,
 ) -> Choice {
-    let base = Base::new(stats, weights, widths);
+    let base = Base::new(stats, weights, widths).with(settings.granularity);
     let trial = Trial::new(&base, point.alpha);
     let cost = trial.cost(point.threshold, settings);
     let channels = stats.channels();

@@ -57,7 +57,8 @@ pub fn linear(graph: &Graph, id: NodeId) -> Option<(NodeId, NodeId)> {
     (value.shape.len() == 2 && float).then_some((x, w))
 }
 
-fn is_head(graph: &Graph, id: NodeId) -> bool {
+/// Whether a linear's result is, but for a bias, an output of the model.
+pub fn is_head(graph: &Graph, id: NodeId) -> bool {
     graph.is_output(id)
         || graph.single_user(id).is_some_and(|user| {
             matches!(graph.node(user).op, Op::Binary(fqc_ir::BinaryOp::Add))

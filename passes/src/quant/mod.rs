@@ -15,6 +15,7 @@ pub mod gram;
 pub mod groups;
 pub mod insert_qdq;
 pub mod measure;
+pub mod nearest;
 pub mod parallel;
 pub mod passes;
 pub mod probe;

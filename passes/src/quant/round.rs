@@ -53,7 +53,7 @@ pub fn rint(v: f32) -> f32 {
 
 /// The scale of a column that costs least: `Σ_k d_k (w_k - q(w_k))²`. A column of zeros, or of values
 /// too small for a scale, has scale 1.
-fn best_scale(column: &[f32], importance: &[f32], bits: u8) -> f32 {
+pub fn best_scale(column: &[f32], importance: &[f32], bits: u8) -> f32 {
     let q = q_max(bits, true) as f32;
     let largest = column.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     if largest / q < f32::MIN_POSITIVE {

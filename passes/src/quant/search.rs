@@ -27,10 +27,18 @@ pub struct Search<'a> {
 struct Found {
     name: String,
     group: Group,
-    /// Multiplications for each token.
+    /// Multiplications for each token; a head's do not count.
     work: f64,
     /// A curve for each width that may be chosen: the plain one first.
     curves: Vec<(Widths, Curve)>,
+}
+
+impl Found {
+    /// Whether the group takes four bits, if it has no choice.
+    fn settled(&self) -> Option<bool> {
+        let [(widths, _)] = self.curves[..] else { return None };
+        Some(widths.weights == 4)
+    }
 }
 
 impl<'a> Search<'a> {
@@ -52,7 +60,8 @@ impl<'a> Search<'a> {
                 Some((widths, Curve { points, channels: weights.k, weight: 1.0 }))
             };
             let curves = widths(group).into_iter().map(curve).collect::<Option<Vec<_>>>()?;
-            let work = (weights.k * weights.n) as f64;
+            let head = group.linears.iter().any(|&id| groups::is_head(graph, id));
+            let work = if head { 0.0 } else { (weights.k * weights.n) as f64 };
             (!curves.is_empty()).then(|| Found { name, group: group.clone(), work, curves })
         });
         let found = found.into_iter().flatten().collect();
@@ -77,6 +86,7 @@ impl<'a> Search<'a> {
                 .zip(&eight)
                 .map(|(f, eight)| Candidate {
                     work: f.work,
+                    settled: f.settled(),
                     loss8: loss(eight),
                     loss4: loss(&weighted(f, f.curves.len() - 1)),
                 })
@@ -99,16 +109,4 @@ impl<'a> Search<'a> {
         });
         built.into_iter().flatten().collect()
     }
-}
-
-/// The choices with the given widths, as if all errors cost the same.
-pub fn choose_all(
-    graph: &Graph,
-    heads: Heads,
-    statistics: &Statistics,
-    widths: impl Fn(&Group) -> Widths + Sync,
-    settings: &Settings,
-) -> BTreeMap<String, Choice> {
-    let only = |group: &Group| vec![widths(group)];
-    Search::new(graph, heads, statistics, only, settings, 1).choices(&Sensitivity::new(), None)
 }

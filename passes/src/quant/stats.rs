@@ -3,8 +3,10 @@
 //! rows, the same in every run.
 
 mod bytes;
+mod rare;
 
 pub use bytes::Fault;
+pub use rare::Rare;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,6 +52,7 @@ pub struct ChannelStats {
     places: Vec<u64>,
     /// Rows whose hash is below this are kept.
     limit: u64,
+    rare: Rare,
 }
 
 /// A value that calibration cannot use.
@@ -81,6 +84,7 @@ impl ChannelStats {
             sample: Vec::new(),
             places: Vec::new(),
             limit: u64::MAX,
+            rare: Rare::default(),
         }
     }
 
@@ -106,6 +110,17 @@ impl ChannelStats {
         self.halves[self.runs % 2] = half;
         self.runs += 1;
         Ok(())
+    }
+
+    /// Takes in one run's rows of tokens that the samples lack, of which other data has a share.
+    pub fn update_rare(&mut self, values: &[f32], share: f64) -> Result<(), NotFinite> {
+        self.rare.share = share;
+        self.rare.update(values, self.channels)
+    }
+
+    /// What those tokens did.
+    pub fn rare(&self) -> &Rare {
+        &self.rare
     }
 
     /// Adds a row to the sample; a full sample first drops about half of its rows.

@@ -9,7 +9,7 @@
 //! norm behind them divides by their size.
 
 use super::choose::{Settings, Weights};
-use super::round::rint;
+use super::round::{Granularity, rint};
 use super::stats::{ChannelStats, Peak};
 use super::widths::Widths;
 use fqc_ir::quant::q_max;
@@ -39,6 +39,8 @@ pub struct Base<'a> {
     /// `Σ_t ω_t x_tj²`.
     energy: Vec<f64>,
     signed: bool,
+    /// How many scales the weights have.
+    granularity: Granularity,
     /// How far unseen values may exceed a maximum, equally likely each.
     ratios: Vec<f32>,
     /// What the errors are divided by: the output's own energy in the same measure.
@@ -67,7 +69,25 @@ impl<'a> Base<'a> {
         let signed = !stats.non_negative();
         let total = total.max(f64::MIN_POSITIVE);
         let ratios = stats.record_ratios();
-        Base { stats, weights, widths, row_max, omega, tau, energy, signed, ratios, total }
+        let granularity = Granularity::PerChannel;
+        Base {
+            stats,
+            weights,
+            widths,
+            row_max,
+            omega,
+            tau,
+            energy,
+            signed,
+            granularity,
+            ratios,
+            total,
+        }
+    }
+
+    /// The same for weights with so many scales.
+    pub fn with(self, granularity: Granularity) -> Self {
+        Base { granularity, ..self }
     }
 
     /// The ω of a peak's row.
@@ -170,7 +190,10 @@ impl<'a> Trial<'a> {
         let mut gains = Vec::new();
         let furthest = self.base.ratios.last().map_or(1.0, |r| r.max(1.0));
         for j in 0..self.maxima.len() {
-            if self.maxima[j] * furthest <= threshold || !settings.flatten {
+            let rare = self.base.stats.rare().peaks().get(j).and_then(|peaks| peaks.first());
+            let rare = rare.map_or(0.0, |p| p.value / self.smooth[j]);
+            let largest = (self.maxima[j] * furthest).max(rare);
+            if largest <= threshold || !settings.flatten {
                 continue;
             }
             // Cut off beyond `n` copies: the peaks, and below them the sample, all taken larger by the
@@ -214,6 +237,11 @@ impl<'a> Trial<'a> {
             let row = f64::from(value * self.smooth[j]).powi(2) + 2.0 * self.base.tau;
             (value, 1.0 / (row * records))
         }));
+        let rare = self.base.stats.rare();
+        let weight = rare.share / rare.rows().max(1) as f64;
+        over.extend(rare.peaks().get(j).into_iter().flatten().map(|p| {
+            (p.value / self.smooth[j], weight / (f64::from(p.row_energy) + self.base.tau))
+        }));
         over.retain(|(v, _)| *v > threshold);
         over
     }
@@ -244,7 +272,7 @@ fn smoothing(maxima: &[f32], row_max: &[f32], alpha: f32) -> Vec<f32> {
     raw.into_iter().map(|s| s.map_or(1.0, bounded)).collect()
 }
 
-/// What rounding the weights, a scale for each column, costs: `Σ_j Σ_t ω_t x_tj² · ‖w_j - q(w_j)‖²`.
+/// What rounding the weights to nearest costs, with a scale for each column or one for all: `Σ_j Σ_t ω_t x_tj² · ‖w_j - q(w_j)‖²`.
 fn weight_error(base: &Base<'_>, smooth: &[f32]) -> f64 {
     let q = q_max(base.widths.weights, true) as f32;
     let mut steps = vec![0.0f32; base.weights.n];
@@ -252,6 +280,10 @@ fn weight_error(base: &Base<'_>, smooth: &[f32]) -> f64 {
         for (step, v) in steps.iter_mut().zip(row) {
             *step = step.max((v * s).abs() / q);
         }
+    }
+    if base.granularity == Granularity::PerTensor {
+        let largest = steps.iter().fold(0.0f32, |m, s| m.max(*s));
+        steps.fill(largest);
     }
     let inverse: Vec<f32> =
         steps.iter().map(|s| if *s >= f32::MIN_POSITIVE { 1.0 / s } else { 0.0 }).collect();

@@ -110,7 +110,7 @@ impl Model {
     /// Makes a model from parts that were made in this process, without a file.
     pub fn from_parts(
         program: Program,
-        weights: &[u8],
+        weights: &fqbin::Weights,
         code: &[CodeImage],
         level: Option<Level>,
     ) -> Result<Arc<Model>> {
@@ -121,7 +121,9 @@ impl Model {
         let (chosen, level) = choose(code.iter().map(|c| c.level.as_str()), level)?;
         let code = Code::from_image(&code[chosen], program.kernels.len())?;
         let code = Loaded::Cpu { code, level };
-        let weights = Weights::Owned(AlignedBytes::copy_of(weights)?);
+        let mut block = AlignedBytes::zeroed(weights.len())?;
+        weights.copy_to(block.as_mut_slice());
+        let weights = Weights::Owned(block);
         let (manifest, content_id) = (Vec::new(), None);
         Ok(Arc::new(Model { program, weights, code, manifest, content_id }))
     }

@@ -6,6 +6,7 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use fqbin::Weights;
 use fqrt::{Model, Session, SessionOptions, TensorView, TensorViewMut};
 use support::{chain, code};
 
@@ -32,7 +33,7 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_second_run_allocates_nothing() {
-    let model = Model::from_parts(chain(30), &[], &[code("avx2")], None).unwrap();
+    let model = Model::from_parts(chain(30), &Weights::new(), &[code("avx2")], None).unwrap();
     for threads in [1, 3] {
         let mut session = Session::new(&model, SessionOptions::threads(threads)).unwrap();
         let (x, mut y) = (vec![2i32; 5000], vec![0i32; 5000]);

@@ -5,13 +5,13 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fqbin::{Access, Elem};
+use fqbin::{Access, Elem, Weights};
 use fqrt::{Error, Level, Model, Session, SessionOptions, Tensor, TensorView, TensorViewMut};
 use support::{builder, chain, code, fill, sums, sums_of};
 
 fn sums_model() -> Arc<Model> {
     let (program, weights) = sums();
-    Model::from_parts(program, &weights, &[code("avx2")], None).unwrap()
+    Model::from_parts(program, &weights.into(), &[code("avx2")], None).unwrap()
 }
 
 fn session(threads: usize) -> Session {
@@ -49,7 +49,7 @@ fn a_run_writes_into_the_callers_memory() {
 
 #[test]
 fn threads_split_long_work_and_agree() {
-    let model = Model::from_parts(chain(40), &[], &[code("avx2")], None).unwrap();
+    let model = Model::from_parts(chain(40), &Weights::new(), &[code("avx2")], None).unwrap();
     let x: Vec<i32> = (0..10_007).collect();
     for threads in [1, 2, 3, 8] {
         let mut session = Session::new(&model, SessionOptions::threads(threads)).unwrap();
@@ -140,7 +140,7 @@ fn a_failing_kernel_names_its_step() {
         (b.kernel("fail"), vec![b.whole(x, Access::Read), b.whole(y, Access::Write)]);
     let step = b.simple_step("%rows", "gather", kernel, args, n);
     b.step(step);
-    let model = Model::from_parts(b.finish(), &[], &[code("avx2")], None).unwrap();
+    let model = Model::from_parts(b.finish(), &Weights::new(), &[code("avx2")], None).unwrap();
     for threads in [1, 3] {
         let mut session = Session::new(&model, SessionOptions::threads(threads)).unwrap();
         let x = [0i32; 64];
@@ -180,7 +180,7 @@ fn memory_is_bounded_by_the_options() {
     let args = vec![b.whole(big, Access::Read), b.whole(y, Access::Write)];
     let step = b.simple_step("y", "move", k, args, n);
     b.step(step);
-    let model = Model::from_parts(b.finish(), &[], &[code("avx2")], None).unwrap();
+    let model = Model::from_parts(b.finish(), &Weights::new(), &[code("avx2")], None).unwrap();
     let mut session = Session::new(&model, SessionOptions::threads(1)).unwrap();
     let x = vec![0i32; 1 << 16];
     let error = session.run(&[("x", TensorView::of(&[1 << 16], &x))]).unwrap_err();
@@ -218,7 +218,7 @@ fn many_shapes_turn_over_the_cache() {
     let _x = b.input("x", Elem::I32, &[n]);
     let y = b.output("y", Elem::I32, &[n]);
     fill(&mut b, n, y, n);
-    let model = Model::from_parts(b.finish(), &[], &[code("avx2")], None).unwrap();
+    let model = Model::from_parts(b.finish(), &Weights::new(), &[code("avx2")], None).unwrap();
     let mut session = Session::new(&model, SessionOptions::threads(2)).unwrap();
     for round in 0..60usize {
         let n = round * 7 % 23;
@@ -235,7 +235,7 @@ fn levels_are_chosen_or_refused() {
     let (program, weights) = sums();
     let make = |levels: &[&str], forced| {
         let code: Vec<_> = levels.iter().map(|level| code(level)).collect();
-        Model::from_parts(program.clone(), &weights, &code, forced)
+        Model::from_parts(program.clone(), &weights.clone().into(), &code, forced)
     };
     let all = ["amx-int8", "avx2", "avx512-bf16", "avx512-vnni"];
     assert_eq!(make(&all, None).unwrap().level(), fqrt::best_level());
@@ -263,15 +263,19 @@ fn levels_are_chosen_or_refused() {
 #[test]
 fn faulty_parts_are_refused() {
     let (program, weights) = sums();
-    let short = Model::from_parts(program.clone(), &weights[..31], &[code("avx2")], None);
+    let short =
+        Model::from_parts(program.clone(), &weights[..31].to_vec().into(), &[code("avx2")], None);
     assert!(matches!(short, Err(Error::Program(_))));
     let mut bad = code("avx2");
     bad.entries[2] = bad.bytes.len() as u32;
     assert!(matches!(
-        Model::from_parts(program.clone(), &weights, &[bad], None),
+        Model::from_parts(program.clone(), &weights.clone().into(), &[bad], None),
         Err(Error::Program(_))
     ));
     let mut few = code("avx2");
     few.entries.clear();
-    assert!(matches!(Model::from_parts(program, &weights, &[few], None), Err(Error::Program(_))));
+    assert!(matches!(
+        Model::from_parts(program, &weights.into(), &[few], None),
+        Err(Error::Program(_))
+    ));
 }

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::len::ByteLen;
 use crate::limits::LIMITS;
 use crate::program::Program;
+use crate::weights::Weights;
 
 /// Machine code of one target at one level.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub struct TargetImage {
     /// `cpu`, `cuda:sm_90a`, ….
     pub target: String,
     pub program: Program,
-    pub weights: Vec<u8>,
+    pub weights: Weights,
     pub code: Vec<CodeImage>,
 }
 

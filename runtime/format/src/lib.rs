@@ -66,6 +66,7 @@ mod read;
 mod sign;
 mod table;
 mod verify;
+mod weights;
 mod write;
 
 pub use arena::{ARENA_ALIGN, ArenaLayout, Block, pack_arena, verify_arena};
@@ -87,4 +88,5 @@ pub use table::{
     FORMAT_VERSION, HEADER_LEN, Kind, MAGIC, OLDEST_READABLE, RECORD_LEN, Section, Table,
 };
 pub use verify::{Fault, verify};
+pub use weights::Weights;
 pub use write::{Written, to_bytes, write_file};

@@ -3,7 +3,7 @@
 //! syncs the directory; the temporary file is gone on every error path.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -14,6 +14,7 @@ use crate::read::Layout;
 use crate::sign::{FileSignature, SecretKey};
 use crate::table::{FORMAT_VERSION, HEADER_LEN, Kind, RECORD_LEN, Section, Table};
 use crate::verify::verify;
+use crate::weights::Weights;
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,18 +23,29 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Bytes of a section: borrowed where they are large.
+/// Bytes of a section in parts: borrowed where they are large.
 enum Payload<'a> {
     Borrowed(&'a [u8]),
     Owned(Vec<u8>),
+    Weights(&'a Weights),
 }
 
 impl Payload<'_> {
-    fn bytes(&self) -> &[u8] {
+    fn parts(&self) -> Box<dyn Iterator<Item = &[u8]> + '_> {
         match self {
-            Payload::Borrowed(bytes) => bytes,
-            Payload::Owned(bytes) => bytes,
+            Payload::Borrowed(bytes) => Box::new(std::iter::once(*bytes)),
+            Payload::Owned(bytes) => Box::new(std::iter::once(&bytes[..])),
+            Payload::Weights(weights) => Box::new(weights.parts()),
         }
+    }
+
+    /// Number of bytes and their hash.
+    fn measure(&self) -> (u64, [u8; 32]) {
+        let mut hasher = blake3::Hasher::new();
+        self.parts().for_each(|part| {
+            hasher.update(part);
+        });
+        (hasher.count(), *hasher.finalize().as_bytes())
     }
 }
 
@@ -62,7 +74,9 @@ pub fn write_file(path: &Path, image: &Image, key: Option<&SecretKey>) -> Result
             .write(true)
             .open(&temp.path)
             .map_err(Error::io("write", &temp.path))?;
-        let written = write_to(&mut file, image, key)?.map_err(Error::io("write", path))?;
+        let mut buffered = BufWriter::new(&mut file);
+        let written = write_to(&mut buffered, image, key)?.map_err(Error::io("write", path))?;
+        drop(buffered);
         file.sync_all().map_err(Error::io("sync", path))?;
         written
     };
@@ -91,11 +105,9 @@ fn write_to(
     }
     let mut end = ByteLen::from_usize(HEADER_LEN + RECORD_LEN * parts.len());
     for (section, payload) in &mut parts {
-        let bytes = payload.bytes();
         let start = end.align_up(u64::from(section.align))?;
         section.offset = start.get();
-        section.len = bytes.len() as u64;
-        section.hash = *blake3::hash(bytes).as_bytes();
+        (section.len, section.hash) = payload.measure();
         end = start.plus(ByteLen::new(section.len))?;
     }
     let mut table = Table {
@@ -133,7 +145,9 @@ fn emit(
         // Offsets were computed above and only grow; padding is below a page.
         let padding = section.offset.saturating_sub(at) as usize;
         out.write_all(&[0; 4096][..padding.min(4096)])?;
-        out.write_all(payload.bytes())?;
+        for part in payload.parts() {
+            out.write_all(part)?;
+        }
         at = section.offset + section.len;
     }
     out.flush()
@@ -150,7 +164,7 @@ fn parts(image: &Image) -> Result<Vec<(Section, Payload<'_>)>> {
         verify(&target.program, target.weights.len() as u64)
             .map_err(|faults| Error::Program { target: name.clone(), faults })?;
         if !target.weights.is_empty() {
-            let payload = Payload::Borrowed(&target.weights[..]);
+            let payload = Payload::Weights(&target.weights);
             parts.push((Section::new(Kind::Weights, name, ""), payload));
         }
         let plan = Payload::Owned(target.program.encode());

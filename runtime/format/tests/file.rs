@@ -29,7 +29,7 @@ fn an_image_reads_back() {
     for made in &image.targets {
         let target = file.layout().target(&made.target).unwrap();
         assert_eq!(target.program, made.program);
-        assert_eq!(file.weights(target).unwrap(), made.weights);
+        assert_eq!(file.weights(target).unwrap(), made.weights.to_vec());
         let code = file.code(target).unwrap();
         assert_eq!(code.len(), made.code.len());
         for view in code {

@@ -10,7 +10,7 @@ use crate::experiment::{Experiment, Outcome};
 use crate::fqcal::Origin;
 use crate::html;
 use crate::interrupt::Interrupt;
-use crate::settings::{Method, Scheme, Settings};
+use crate::settings::{Method, Rounding, Scheme, Settings};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ pub struct Args {
     /// Bits of weights and activations [default: w8a8]
     #[arg(long, value_enum)]
     pub scheme: Option<Scheme>,
-    /// A text to evaluate on, for the curve over the share of INT4
+    /// A text to evaluate on, for the curve over the share of INT4: what `compile --int4-share` gives
     #[arg(long, value_name = "F.txt")]
     pub eval: Option<PathBuf>,
     /// Points of the curve: shares of the linear layers' work in INT4, in percent
@@ -48,6 +48,8 @@ pub struct Analysis {
     pub model: String,
     pub settings: Settings,
     pub calibration: Origin,
+    /// What the losses do not show.
+    pub note: Option<&'static str>,
     /// The largest loss first.
     pub groups: Vec<GroupAnalysis>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,6 +72,9 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     if !args.shares.iter().all(|s| (0.0..=100.0).contains(s)) {
         return Err(Failure::usage("`--shares` are percentages from 0 to 100"));
     }
+    if args.low == Scheme::W8a8 {
+        return Err(Failure::usage("`--low` is the bits of INT4 layers: w4a8 or w4a4"));
+    }
     let mut settings = args.experiment.settings()?;
     settings.method = args.method.unwrap_or(settings.method);
     settings.scheme = args.scheme.unwrap_or(settings.scheme);
@@ -77,18 +82,21 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     let mut cx = args.experiment.context(interrupt);
     let (float, data, calibration) = args.experiment.calibrated(&mut cx)?;
     let statistics = data.statistics.unwrap_or_default();
-    let groups = analyze::groups(&float, &statistics, &settings, &mut cx)?;
+    let groups = analyze::groups(&float, &statistics, &data.batches, &settings, &mut cx)?;
     let curve = match (text, &args.eval) {
         (Some(text), Some(file)) => {
             let experiment = Experiment::new(float, statistics, data.batches, text, &mut cx)?;
             let shares: Vec<f64> = args.shares.iter().map(|s| s / 100.0).collect();
-            let points = experiment.curve(&settings, &groups, args.low, &shares, &mut cx)?;
+            let activations = args.low.widths().activations;
+            let points = experiment.curve(&settings, activations, &shares, &mut cx)?;
             let text = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             Some(Curve { low: args.low, text, points })
         }
         _ => None,
     };
+    let note = (settings.rounding() == Rounding::Gptq).then_some(analyze::WEIGHTS);
     let analysis = Analysis {
+        note,
         producer: concat!("fqc ", env!("CARGO_PKG_VERSION")),
         model: args.experiment.model.display().to_string(),
         settings,
@@ -104,6 +112,9 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         return print_json(&analysis);
     }
     print(&analyze::table(&analysis.groups, args.lines))?;
+    if let Some(note) = analysis.note {
+        print(note)?;
+    }
     analysis.curve.as_ref().map_or(Ok(()), |curve| print(&lines(curve)))
 }
 

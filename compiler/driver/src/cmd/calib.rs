@@ -1,7 +1,7 @@
 //! What `--calib` and its companions mean.
 
 use crate::calibrate::{self, Data};
-use crate::data::{self, Batch, Source};
+use crate::data::{self, Batch, Rare, Source};
 use crate::exit::Failure;
 use crate::fqcal::{Calibration, DataFile, Origin, Windows};
 use crate::hash;
@@ -56,7 +56,9 @@ impl CalibArgs {
     /// are refused.
     pub fn data(&self, graph: &Graph) -> Result<(Data, Origin), Failure> {
         let Some(path) = self.kept().next() else {
-            return Ok((self.batches(graph)?.into(), self.origin()?));
+            let batches = Arc::new(self.batches(graph)?);
+            let rare = self.rare(graph, &batches)?;
+            return Ok((Data { batches, rare, ..Data::default() }, self.origin()?));
         };
         let calibration = Calibration::read(path)?;
         let bad = |what: String| Failure::data(format!("`{}` {what}", path.display()));
@@ -80,7 +82,8 @@ impl CalibArgs {
             }
             batches = Arc::new(self.batches(graph)?);
         }
-        Ok((Data { batches, statistics: Some(calibration.statistics) }, calibration.origin))
+        let data = Data { batches, statistics: Some(calibration.statistics), ..Data::default() };
+        Ok((data, calibration.origin))
     }
 
     /// The samples.
@@ -89,14 +92,22 @@ impl CalibArgs {
         if self.calib.iter().any(|c| is_random(c)) {
             return data::random(self.windows, self.window, &wanted);
         }
-        let source = Source {
+        data::batches(&self.source(), &wanted)
+    }
+
+    /// Tokens that samples of text lack.
+    pub fn rare(&self, graph: &Graph, batches: &[Batch]) -> Result<Rare, Failure> {
+        data::rare(&self.source(), batches, &calibrate::wanted(graph))
+    }
+
+    fn source(&self) -> Source {
+        Source {
             files: self.samples().cloned().collect(),
             tokenizer: self.tokenizer.clone(),
             window: self.window,
             windows: self.windows,
             start: self.start,
-        };
-        data::batches(&source, &wanted)
+        }
     }
 
     /// Where the samples come from.

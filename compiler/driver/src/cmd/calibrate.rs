@@ -48,11 +48,12 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     };
     let float = pipeline::import(&args.model, &mut cx)?;
     let batches = args.calib.batches(&float)?;
+    let rare = args.calib.rare(&float, &batches)?;
     let mut calibration = Calibration {
         graph_hash: hash::graph(&float),
         origin: args.calib.origin()?,
         done: 0,
-        total: batches.len(),
+        total: batches.len() + rare.batches.len(),
         statistics: Default::default(),
     };
     let part = beside(&args.output);
@@ -73,7 +74,8 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         }
         Ok(())
     };
-    let result = calibrate::resume(&float, OBSERVED, &batches, &mut progress, &mut after, &mut cx);
+    let result =
+        calibrate::resume(&float, OBSERVED, &batches, &rare, &mut progress, &mut after, &mut cx);
     if let Err(failure) = result {
         let stopped = matches!(failure.exit, Exit::Interrupted | Exit::Terminated);
         if !stopped || progress.done == 0 {

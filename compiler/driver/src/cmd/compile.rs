@@ -7,10 +7,10 @@ use crate::exit::{Failure, file_failure};
 use crate::hash;
 use crate::interrupt::Interrupt;
 use crate::key;
-use crate::pipeline::{self, Context};
+use crate::pipeline::{self, Compiled, Context};
 use crate::progress::Verbosity;
 use crate::report::Report;
-use crate::settings::{Float, Method, Rounding, Scheme, Settings};
+use crate::settings::{Float, LmHead, Method, Rounding, Scheme, Settings};
 use crate::target::{self, Target};
 use fqbin::Image;
 use fqc_ir::{Graph, text};
@@ -41,9 +41,9 @@ pub struct Args {
     /// [default: 8]
     #[arg(long)]
     pub max_extra: Option<f32>,
-    /// Quantise a language model's head too
-    #[arg(long)]
-    pub quantize_head: bool,
+    /// What a language model's head is computed in [default: float]
+    #[arg(long, value_enum)]
+    pub lm_head: Option<LmHead>,
     /// Bits of weights and activations [default: w8a8]
     #[arg(long, value_enum)]
     pub scheme: Option<Scheme>,
@@ -113,14 +113,20 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         origin = Some(from);
         Ok(data)
     };
-    let compiled = pipeline::compile(float, &settings, data, &mut cx)?;
+    let mut quantised = pipeline::quantise(float, &settings, data, &mut cx)?;
+    let (float, statistics) = (&quantised.float, &quantised.statistics);
+    let groups = analyze::measure(float, statistics, &settings, &quantised.choices, &[], &mut cx)?;
+    quantised.statistics.clear();
+    let compiled = quantised.compile(&settings, &mut cx)?;
     let file_name = args.model.file_name().map(|n| n.to_string_lossy().into_owned());
     let mut report = Report::new(&compiled, &settings, file_name.unwrap_or_default());
     report.model_hash = hash::file(&args.model)?;
     report.calibration = origin;
-    let (float, statistics, choices) = (&compiled.float, &compiled.statistics, &compiled.choices);
-    let groups = analyze::measure(float, statistics, &settings, choices, &[], &mut cx)?;
-    let targets = target::images(compiled.target, &compiled.plan, &args.target, &cx)?;
+    // Of all that was compiled, only the targets are written.
+    let Compiled { target, plan, graph, float, .. } = compiled;
+    drop((graph, float));
+    let targets = target::images(target, &plan, &args.target, &cx)?;
+    drop(plan);
     let image = Image {
         producer: report.producer.clone(),
         manifest: serde_json::to_vec_pretty(&report).map_err(Failure::internal)?,
@@ -133,12 +139,16 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         return print_json(&report);
     }
     if !groups.is_empty() {
-        print(&format!("{}\n", analyze::table(&groups, SHOWN)))?;
+        print(&analyze::table(&groups, SHOWN))?;
+        let gptq = settings.rounding() == Rounding::Gptq && report.memory.int4.layers > 0;
+        print(if gptq { analyze::WEIGHTS } else { "" })?;
     }
+    let mb = |bytes: u64| bytes as f64 / 1e6;
     print(&format!(
-        "{report}\nwrote `{}`, {:.1} MB",
+        "{report}\nwrote `{}`: {:.1} MB; the model in FP16 has {:.1} MB",
         args.output.display(),
-        written.bytes as f64 / 1e6
+        mb(written.bytes),
+        mb(report.memory.total().0)
     ))
 }
 
@@ -183,15 +193,12 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
     if let Some(bits) = args.int4_activations {
         settings.int4_activations = bits;
     }
-    if ![4, 8].contains(&settings.int4_activations) {
-        return Err(Failure::usage("`--int4-activations` is 4 or 8"));
-    }
     settings.sequential |= args.sequential;
-    settings.quantize_head |= args.quantize_head;
+    settings.lm_head = args.lm_head.unwrap_or(settings.lm_head);
     settings.per_tensor_weights |= args.per_tensor_weights;
     settings.float = args.float.or(settings.float);
-    if !(0.0..=4.0).contains(&settings.max_extra) {
-        return Err(Failure::usage("`--max-extra` is a percentage from 0 to 400"));
+    if args.rounding.is_some_and(|wanted| wanted != settings.rounding()) {
+        return Err(Failure::usage("`--rounding gptq` goes with `--method flattenquant`"));
     }
     Ok(settings)
 }

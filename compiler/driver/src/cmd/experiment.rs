@@ -85,7 +85,8 @@ impl ExperimentArgs {
         let float = pipeline::import(&self.model, cx)?;
         let (mut data, origin) = self.calib.data(&float)?;
         if data.statistics.is_none() {
-            let statistics = calibrate::run(&float, super::calib::OBSERVED, &data.batches, cx)?;
+            let statistics =
+                calibrate::run(&float, super::calib::OBSERVED, &data.batches, &data.rare, cx)?;
             data.statistics = Some(statistics);
         }
         Ok((float, data, origin))

@@ -53,8 +53,7 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         // Float has no widths.
         let schemes = if method == Method::None { &schemes[..1] } else { &schemes[..] };
         for &scheme in schemes {
-            let widths = Settings { method, scheme, groups: Vec::new(), ..base.clone() };
-            let settings = Settings { int4_share: None, gamma: None, max_drop: None, ..widths };
+            let settings = Settings { method, scheme, groups: Vec::new(), ..base.without_aim() };
             let outcome = experiment.run(&settings, &mut cx)?;
             let scheme = (method != Method::None).then_some(scheme);
             let row = Row { method, scheme, outcome: &outcome };

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod eval;
 pub mod experiment;
 pub mod inspect;
+pub mod memory;
 pub mod methods;
 pub mod run;
 

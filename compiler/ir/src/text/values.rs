@@ -32,6 +32,7 @@ impl Blobs {
     /// Keeps the bytes and returns their hash.
     pub fn insert(&mut self, bytes: Bytes) -> u64 {
         let hash = content_hash(bytes.as_slice());
+        bytes.release();
         self.map.insert(hash, bytes);
         hash
     }

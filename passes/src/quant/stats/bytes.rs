@@ -1,20 +1,24 @@
 //! Statistics as bytes, for a file, and back. What is read is checked as far as data could have given
 //! it: a reader may go on from it as from statistics of its own.
 
-use super::{ChannelStats, PEAKS, Peak, SAMPLE_ROWS, hash};
+use super::{ChannelStats, PEAKS, Peak, Rare, SAMPLE_ROWS, hash};
 
 /// Why bytes are no statistics.
 pub type Fault = &'static str;
 
 impl ChannelStats {
-    /// Appends, little-endian: `channels, rows, runs, limit, kept u64 · min f32 · absmax f32[channels]
-    /// · halves f32[2][channels] · peaks f32[channels][min(rows, PEAKS)][2] · places u64[kept] · sample
-    /// f32[kept][channels]`.
+    /// Appends, little-endian: `channels, rows, runs, limit, kept, rare rows u64 · rare share f64 · min f32
+    /// · absmax f32[channels] · halves f32[2][channels] · peaks f32[channels][min(rows, PEAKS)][2] · rare
+    /// peaks f32[channels][min(rare rows, PEAKS)][2] · places u64[kept] · sample f32[kept][channels]`.
     pub fn write(&self, out: &mut Vec<u8>) {
         let kept = self.places.len();
-        let numbers = [self.channels as u64, self.rows, self.runs as u64, self.limit, kept as u64];
+        let channels = self.channels as u64;
+        let Rare { share, rows: rare, peaks: rare_peaks } = &self.rare;
+        let numbers = [channels, self.rows, self.runs as u64, self.limit, kept as u64, *rare];
         out.extend(numbers.iter().flat_map(|v| v.to_le_bytes()));
-        let peaks = self.peaks.iter().flatten().flat_map(|p| [p.value, p.row_energy]);
+        out.extend(share.to_le_bytes());
+        let peaks = self.peaks.iter().chain(rare_peaks).flatten();
+        let peaks = peaks.flat_map(|p| [p.value, p.row_energy]);
         let halves = self.halves.iter().flatten();
         let maxima = [self.min].into_iter().chain(self.absmax.iter().chain(halves).copied());
         out.extend(maxima.chain(peaks).flat_map(f32::to_le_bytes));
@@ -28,28 +32,33 @@ impl ChannelStats {
         let channels = usize::try_from(number(rest)?).map_err(|_| TOO_SHORT)?;
         let rows = number(rest)?;
         let runs = usize::try_from(number(rest)?).map_err(|_| "there are too many runs")?;
-        let (limit, kept) = (number(rest)?, number(rest)?);
+        let (limit, kept, rare_rows) = (number(rest)?, number(rest)?, number(rest)?);
+        let share = f64::from_bits(number(rest)?);
         if kept > SAMPLE_ROWS as u64 {
             return Err("the sample is too long");
         }
         let times = |n: usize| channels.checked_mul(n).ok_or(TOO_SHORT);
-        let (kept, tops) = (kept as usize, rows.min(PEAKS as u64) as usize);
+        let tops = |rows: u64| rows.min(PEAKS as u64) as usize;
+        let kept = kept as usize;
         let min = floats(rest, 1)?[0];
         let absmax = floats(rest, channels)?;
         let halves = [floats(rest, channels)?, floats(rest, channels)?];
-        let pairs = floats(rest, times(2 * tops)?)?;
+        let pairs = floats(rest, times(2 * tops(rows))?)?;
+        let rare_pairs = floats(rest, times(2 * tops(rare_rows))?)?;
         let places = (0..kept).map(|_| number(rest)).collect::<Result<Vec<u64>, Fault>>()?;
         let sample = floats(rest, times(kept)?)?;
         if !rest.is_empty() {
             return Err("there are bytes left over");
         }
-        let peak = |p: &[f32]| Peak { value: p[0], row_energy: p[1] };
-        let peaks = match tops {
+        let peak = |p: &[f32; 2]| Peak { value: p[0], row_energy: p[1] };
+        let peaks = |pairs: &[f32], tops: usize| -> Vec<Vec<Peak>> {
+            let pairs = pairs.as_chunks().0.chunks_exact(tops.max(1));
+            pairs.map(|p| p.iter().map(peak).collect()).collect()
+        };
+        let rare_peaks = peaks(&rare_pairs, tops(rare_rows));
+        let peaks = match tops(rows) {
             0 => vec![Vec::new(); channels],
-            _ => pairs
-                .chunks_exact(2 * tops)
-                .map(|p| p.chunks_exact(2).map(peak).collect())
-                .collect(),
+            tops => peaks(&pairs, tops),
         };
         let stats = ChannelStats {
             channels,
@@ -62,6 +71,7 @@ impl ChannelStats {
             sample,
             places,
             limit,
+            rare: Rare { share, rows: rare_rows, peaks: rare_peaks },
         };
         stats.check_maxima()?;
         stats.check_sample()?;
@@ -75,13 +85,18 @@ impl ChannelStats {
         if !self.absmax.iter().zip(halves).all(fits) {
             return Err("a channel maximum is negative, not finite, or not that of the two halves");
         }
-        let in_order = |(peaks, max): (&Vec<Peak>, &f32)| {
-            peaks.first().is_none_or(|p| p.value == *max)
-                && peaks.is_sorted_by(|a, b| a.value >= b.value)
-                && peaks.iter().all(|p| p.value >= 0.0 && p.row_energy >= 0.0)
+        let in_order = |peaks: &Vec<Peak>| {
+            peaks.is_sorted_by(|a, b| a.value >= b.value)
+                && peaks.iter().all(|p| size(p.value) && p.row_energy >= 0.0)
         };
-        if !self.peaks.iter().zip(&self.absmax).all(in_order) {
+        let first =
+            |(peaks, max): (&Vec<Peak>, &f32)| peaks.first().is_none_or(|p| p.value == *max);
+        let tops = self.peaks.iter().zip(&self.absmax).all(first);
+        if !tops || !self.peaks.iter().chain(&self.rare.peaks).all(in_order) {
             return Err("the largest values of a channel are not in order");
+        }
+        if !(0.0..=1.0).contains(&self.rare.share) {
+            return Err("a share of tokens is not between 0 and 1");
         }
         let largest = self.absmax.iter().copied().fold(0.0, f32::max);
         let possible = match self.rows > 0 && self.channels > 0 {
@@ -141,8 +156,12 @@ mod tests {
         let mut whole = ChannelStats::new(3);
         let mut halted = ChannelStats::new(3);
         for i in 0..1000 {
-            whole.update(&row(i)).expect("finite");
-            halted.update(&row(i)).expect("finite");
+            for stats in [&mut whole, &mut halted] {
+                stats.update(&row(i)).expect("finite");
+                if i > 900 {
+                    stats.update_rare(&row(i * 7), 0.125).expect("finite");
+                }
+            }
             if i % 37 == 0 {
                 halted = ChannelStats::read(&bytes(&halted)).expect("its own bytes");
             }
@@ -157,6 +176,7 @@ mod tests {
     fn every_truncation_is_noticed() {
         let mut stats = ChannelStats::new(2);
         (0..300).for_each(|i| stats.update(&[i as f32, -2.0]).expect("finite"));
+        (0..40).for_each(|i| stats.update_rare(&[1.0, i as f32], 0.5).expect("finite"));
         let whole = bytes(&stats);
         for length in 0..whole.len() {
             assert!(ChannelStats::read(&whole[..length]).is_err(), "{length}");
@@ -168,6 +188,7 @@ mod tests {
     fn impossible_statistics_are_refused() {
         let mut stats = ChannelStats::new(2);
         (0..300).for_each(|i| stats.update(&[i as f32, -2.0]).expect("finite"));
+        (0..40).for_each(|i| stats.update_rare(&[1.0, i as f32], 0.5).expect("finite"));
         let refused = |change: fn(&mut ChannelStats)| {
             let mut spoilt = stats.clone();
             change(&mut spoilt);
@@ -184,6 +205,10 @@ mod tests {
         refused(|s| s.peaks[0].reverse());
         refused(|s| s.peaks[0][0].value = 1e9);
         refused(|s| s.peaks[0][5].row_energy = f32::NAN);
+        refused(|s| s.rare.peaks[1].reverse());
+        refused(|s| s.rare.peaks[0][0].value = f32::INFINITY);
+        refused(|s| s.rare.share = f64::NAN);
+        refused(|s| s.rare.rows = 3);
         refused(|s| s.limit -= 1);
         refused(|s| s.limit = 0);
         refused(|s| s.places.swap(0, 1));

@@ -144,6 +144,6 @@ pub fn sums_image(levels: &[Level]) -> Image {
     Image {
         producer: "test".into(),
         manifest: b"{}".to_vec(),
-        targets: vec![TargetImage { target: "cpu".into(), program, weights, code }],
+        targets: vec![TargetImage { target: "cpu".into(), program, weights: weights.into(), code }],
     }
 }

@@ -69,13 +69,13 @@ pub fn sample_image() -> Image {
             TargetImage {
                 target: "cuda:sm_90a".into(),
                 program: program.clone(),
-                weights: weights.clone(),
+                weights: weights.clone().into(),
                 code: vec![cubin],
             },
             TargetImage {
                 target: "cpu".into(),
                 program,
-                weights,
+                weights: weights.into(),
                 code: vec![code("avx512-vnni", 0xcc), code("avx2", 0xc3)],
             },
         ],

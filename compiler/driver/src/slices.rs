@@ -1,0 +1,250 @@
+//! A float graph cut into slices that run one after another, so that only the weights of one slice are
+//! in memory as the kernels read them. Between the slices, the values that later ones read are kept
+//! for each batch. A slice is a graph of its own: its inputs are the model's and what it reads of the
+//! slices before it.
+
+use crate::data::Batch;
+use crate::exit::{Exit, Failure};
+use crate::pipeline::{self, Context};
+use fqc_codegen::cpu::SharedCode;
+use fqc_ir::{Graph, NodeId, Op, Type, dim};
+use fqrt::{Model, Session, SessionOptions, Tensor, TensorView};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Bytes of the constants that one slice reads, unless a single operation reads more.
+const SLICE_BYTES: usize = 64 << 20;
+
+/// What an open size counts as where values are compared.
+const OPEN_SIZE: i64 = 128;
+
+/// A part of a graph.
+pub struct Slice {
+    graph: Graph,
+    /// Names of the values asked for that it computes.
+    pub observed: Vec<String>,
+    /// Names of the values that later slices read, of this slice and of those before.
+    live: BTreeSet<String>,
+}
+
+impl Slice {
+    /// Whether anything in the slice reads an input of the model.
+    pub fn reads(&self, input: &str) -> bool {
+        self.graph.find(input).is_some_and(|id| self.graph.use_count(id) > 0)
+    }
+}
+
+/// Called with the index of a batch and the observed values by name.
+pub type Seen<'a> = &'a mut dyn FnMut(usize, &[(&str, &Tensor)]) -> Result<(), Failure>;
+
+/// A run of some batches through the slices of a graph.
+pub struct Walk<'a> {
+    runs: Vec<Run<'a>>,
+    /// Index of the first batch.
+    first: usize,
+    code: SharedCode,
+}
+
+/// One batch on its way.
+struct Run<'a> {
+    batch: &'a Batch,
+    /// What the slices so far left for later ones.
+    carried: Vec<(String, Arc<Tensor>)>,
+}
+
+impl<'a> Walk<'a> {
+    pub fn new(batches: impl IntoIterator<Item = &'a Batch>) -> Result<Walk<'a>, Failure> {
+        let code = SharedCode::new(pipeline::own_level()?);
+        let mut walk = Walk { runs: Vec::new(), first: 0, code };
+        walk.restart(0, batches);
+        Ok(walk)
+    }
+
+    /// Starts from the first slice again with other batches, the first of which has an index.
+    pub fn restart(&mut self, first: usize, batches: impl IntoIterator<Item = &'a Batch>) {
+        self.first = first;
+        let batches = batches.into_iter();
+        self.runs = batches.map(|batch| Run { batch, carried: Vec::new() }).collect();
+    }
+
+    /// Adds a batch that differs from an earlier one only in what the next slice or those after it read.
+    pub fn fork(&mut self, from: usize, batch: &'a Batch) {
+        let carried = self.runs[from].carried.clone();
+        self.runs.push(Run { batch, carried });
+    }
+
+    /// Runs the next slice over all batches and shows some of its values. With `leave`, it is done with
+    /// and the one after it is the next.
+    pub fn run(
+        &mut self,
+        slice: &Slice,
+        shown: &[String],
+        leave: bool,
+        cx: &mut Context<'_>,
+        seen: Seen<'_>,
+    ) -> Result<(), Failure> {
+        let model = self.load(slice, shown, leave, cx)?;
+        let cancel = Some(cx.interrupt.flag());
+        let options = SessionOptions { threads: cx.threads, cancel, ..Default::default() };
+        let mut session = Session::new(&model, options)?;
+        let ports = &model.program().inputs;
+        let is_shown = |name: &str| shown.iter().any(|n| n == name);
+        for (index, run) in (self.first..).zip(&mut self.runs) {
+            let given = run.batch.iter().map(|(name, tensor)| (name.as_str(), tensor.view()));
+            let carried = run.carried.iter().map(|(name, tensor)| (name.as_str(), tensor.view()));
+            let is_read = |(name, _): &(&str, _)| ports.iter().any(|port| port.name == *name);
+            let inputs: Vec<(&str, TensorView<'_>)> =
+                given.chain(carried).filter(is_read).collect();
+            let outputs = session.run(&inputs).map_err(|e| {
+                cx.interrupt.check().err().unwrap_or_else(|| {
+                    Failure::new(Exit::Data, format!("calibration sample {index}: {e}"))
+                })
+            })?;
+            let all: Vec<(&str, &Tensor)> = outputs.iter().filter(|(n, _)| is_shown(n)).collect();
+            seen(index, &all)?;
+            if leave {
+                let left = outputs.into_vec().into_iter();
+                run.carried.extend(left.map(|(name, tensor)| (name, Arc::new(tensor))));
+                run.carried.retain(|(name, _)| slice.live.contains(name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Code and weights of a slice.
+    fn load(
+        &mut self,
+        slice: &Slice,
+        shown: &[String],
+        leave: bool,
+        cx: &mut Context<'_>,
+    ) -> Result<Arc<Model>, Failure> {
+        let mut graph = slice.graph.clone();
+        let computed = |name: &&String| {
+            let id = graph.find(name);
+            id.is_some_and(|id| !matches!(graph.node(id).op, Op::Input(_)))
+        };
+        let left = slice.live.iter().filter(|_| leave).filter(computed);
+        let outputs: BTreeSet<&String> = left.chain(shown).collect();
+        let outputs = outputs.into_iter().filter_map(|n| Some((n.clone(), graph.find(n)?)));
+        let outputs = outputs.collect();
+        graph.set_outputs(outputs);
+        graph.sweep();
+        // Only the passes of the compilation itself are shown.
+        let hook = cx.after_pass.take();
+        let target = pipeline::float_program(graph, &mut self.code, cx);
+        cx.after_pass = hook;
+        let target = target?;
+        Ok(Model::from_parts(target.program, &target.weights, &target.code, None)?)
+    }
+}
+
+/// The slices that compute some values of a graph, in the order to run them.
+pub fn cut(graph: &Graph, values: &[NodeId]) -> Result<Vec<Slice>, Failure> {
+    cut_at(graph, values, SLICE_BYTES)
+}
+
+fn cut_at(graph: &Graph, values: &[NodeId], bytes: usize) -> Result<Vec<Slice>, Failure> {
+    let mut part = graph.clone();
+    part.set_outputs(values.iter().map(|&id| (graph.node(id).name.clone(), id)).collect());
+    part.sweep();
+    let order = part.topological().ok_or_else(|| Failure::internal("the graph has a cycle"))?;
+    let is_leaf = |id: &NodeId| matches!(part.node(*id).op, Op::Const(_) | Op::Input(_));
+    let order: Vec<NodeId> = order.into_iter().filter(|id| !is_leaf(id)).collect();
+    let places: BTreeMap<NodeId, usize> = order.iter().zip(0..).map(|(id, at)| (*id, at)).collect();
+    let last_use = |id: NodeId| part.users(id).iter().filter_map(|(u, _)| places.get(u)).max();
+    let mut begin = 0;
+    let mut slices = Vec::new();
+    let ends = ends(&part, &order, &last_use, bytes);
+    for (i, &end) in ends.iter().enumerate() {
+        let own = &order[begin..end];
+        let ids = order[..end].iter().filter(|id| last_use(**id).is_some_and(|at| *at >= end));
+        let live = ids.map(|id| part.node(*id).name.clone()).collect();
+        let here = |id: &&NodeId| own.contains(id) || (i == 0 && is_leaf(id));
+        let observed = values.iter().filter(here).map(|id| part.node(*id).name.clone()).collect();
+        slices.push(Slice { graph: extract(&part, own)?, observed, live });
+        begin = end;
+    }
+    Ok(slices)
+}
+
+/// Where slices end: within the bytes, where the fewest values have to be carried on.
+fn ends<'a>(
+    part: &Graph,
+    order: &[NodeId],
+    last_use: &dyn Fn(NodeId) -> Option<&'a usize>,
+    bytes: usize,
+) -> Vec<usize> {
+    let mut weights = vec![0usize; order.len()];
+    // What is carried if a slice ends after each operation.
+    let mut carried = vec![0u64; order.len()];
+    for (at, &id) in order.iter().enumerate() {
+        let consts = part.operands(id).into_iter().filter_map(|o| match &part.node(o).op {
+            Op::Const(value) => Some(value.bytes.as_slice().len()),
+            _ => None,
+        });
+        weights[at] = consts.sum();
+        let until = last_use(id).map_or(at, |until| *until);
+        let size = size(&part.node(id).ty);
+        carried[at..until].iter_mut().for_each(|sum| *sum = sum.saturating_add(size));
+    }
+    let mut ends = Vec::new();
+    let (mut sum, mut best) = (0usize, None);
+    for at in 0..order.len() {
+        let over = sum.saturating_add(weights[at]) > bytes;
+        if let Some(end) = best.filter(|_| over) {
+            ends.push(end);
+            (sum, best) = (weights[end..at].iter().sum(), None);
+        }
+        sum = sum.saturating_add(weights[at]);
+        let cheapest = best.map_or(u64::MAX, |end: usize| carried[end - 1]);
+        if sum >= bytes / 2 && carried[at] <= cheapest && carried[at] < u64::MAX {
+            best = Some(at + 1);
+        }
+    }
+    if ends.last() != Some(&order.len()) {
+        ends.push(order.len());
+    }
+    ends
+}
+
+/// Bytes of a value, roughly; more than any number where it is none of the runtime's inputs.
+fn size(ty: &Type) -> u64 {
+    if ty.quant.is_some() || ty.elem.bits() < 8 {
+        return u64::MAX;
+    }
+    let count = dim::product(&ty.shape).eval(&|_| Some(OPEN_SIZE));
+    let count = count.and_then(|n| u64::try_from(n).ok()).unwrap_or(u64::MAX);
+    count.saturating_mul(u64::from(ty.elem.bits() / 8))
+}
+
+/// Some operations as a graph of their own; what they read of others becomes an input. All inputs of
+/// the model stay, because they say what the symbolic sizes are.
+fn extract(part: &Graph, operations: &[NodeId]) -> Result<Graph, Failure> {
+    let mut graph = Graph::new(part.name.clone());
+    let add = |graph: &mut Graph, id: NodeId, op: Op, operands: &[NodeId]| {
+        let node = part.node(id);
+        let new = graph.add(node.name.clone(), op, operands).map_err(Failure::internal)?;
+        graph.set_origin(new, node.origin.clone());
+        Ok::<NodeId, Failure>(new)
+    };
+    for &id in part.inputs() {
+        add(&mut graph, id, part.node(id).op.clone(), &[])?;
+    }
+    for limit in part.limits() {
+        graph.add_limit(limit.clone());
+    }
+    for &id in operations {
+        let mut operands = Vec::new();
+        for operand in part.operands(id) {
+            let node = part.node(operand);
+            operands.push(match (graph.find(&node.name), &node.op) {
+                (Some(known), _) => known,
+                (None, Op::Const(_)) => add(&mut graph, operand, node.op.clone(), &[])?,
+                (None, _) => add(&mut graph, operand, Op::Input(node.ty.clone()), &[])?,
+            });
+        }
+        add(&mut graph, id, part.node(id).op.clone(), &operands)?;
+    }
+    Ok(graph)
+}
