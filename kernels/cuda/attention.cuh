@@ -9,32 +9,8 @@
 // sums and softmax are float, probabilities are rounded to halves.
 #pragma once
 
-#include "epilogue.cuh"
+#include "attention_arguments.cuh"
 #include "mma.cuh"
-
-struct Strides {
-    long long batch, head, row;  // elements; the last axis is contiguous
-};
-
-struct AttentionArguments {
-    const u16* q;       // [batch][heads][queries][kDim]
-    const u16* k;       // [batch][heads / group][keys][kDim]
-    const u16* v;       // like k
-    void* out;          // like q; halves, or codes of kOutput
-    const float* mask;  // [batch][heads][queries][keys], any strides; kMask only
-    float* partial;     // [splits][batch][heads][queries][kDim + 2]; kSplit only
-    const float* inverse;  // [heads * kDim]: multiplier before rounding; code outputs only
-    Strides q_at, k_at, v_at, out_at;
-    long long mask_batch, mask_head, mask_query, mask_key;
-    int batch, queries, keys, heads;
-    int group;          // query heads of a key head
-    int splits;         // parts of the keys; 1 unless kSplit
-    float scale;
-};
-
-// What a key that must not be seen adds; softmax of nothing else is then still a mean.
-constexpr float kHidden = -1e30f;
-constexpr float kLog2E = 1.44269504f;
 
 // Config: kDim (32, 64 or 128), kKeys (of a tile, a multiple of 16), kWarps, kRowTiles (sixteens of
 // rows of a warp), kCausal (the last query sees the last key), kMask, kSplit, kOutput (kF16 or
@@ -342,50 +318,5 @@ struct Attention {
             multiply_values(sums, scores, stage + kTile);
         }
         write(args, at, sums, largest, total);
-    }
-};
-
-// Adds up what the splits have: a warp a row. Grid: [ceil(batch * heads * queries / warps)].
-template <class Config>
-struct AttentionSum {
-    static __device__ __forceinline__ void run(const AttentionArguments& args) {
-        constexpr int kDim = Config::kDim, kPitch = kDim + 2;
-        const int lane = threadIdx.x % 32;
-        const int rows = args.batch * args.heads * args.queries;
-        const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-        launch_dependents();
-        launch_wait();
-        if (row >= rows) return;
-        float top = 4.0f * kHidden, total = 0.0f;
-        float sums[kDim / 32] = {};
-        for (int split = 0; split < args.splits; ++split) {
-            const float* from = args.partial + (static_cast<long long>(split) * rows + row) * kPitch;
-            const float2 own = *reinterpret_cast<const float2*>(from + kDim);
-            const float next = fmaxf(top, own.x);
-            const float old_factor = exp2_fast(top - next), factor = exp2_fast(own.x - next);
-            top = next;
-            total = total * old_factor + own.y * factor;
-#pragma unroll
-            for (int i = 0; i < kDim / 32; ++i) {
-                sums[i] = sums[i] * old_factor + from[i * 32 + lane] * factor;
-            }
-        }
-        const int query = row % args.queries, head = row / args.queries % args.heads;
-        const long long to = row / args.queries / args.heads * args.out_at.batch + head * args.out_at.head +
-                             query * args.out_at.row;
-        const float factor = total > 0.0f ? 1.0f / total : 0.0f;
-#pragma unroll
-        for (int i = 0; i < kDim / 32; ++i) {
-            const int column = i * 32 + lane;
-            const float y = sums[i] * factor;
-            if constexpr (is_codes(Config::kOutput)) {
-                const float inverse = args.inverse[head * kDim + column];
-                static_cast<u8*>(args.out)[to + column] =
-                    static_cast<u8>(to_code<Config::kOutput, false>(y, inverse, 0.0f));
-            } else {
-                constexpr Output kHalves = Config::kOutput == Output::kBf16 ? Output::kBf16 : Output::kF16;
-                static_cast<u16*>(args.out)[to + column] = static_cast<u16>(pack_halves<kHalves, false>(y, 0.0f));
-            }
-        }
     }
 };

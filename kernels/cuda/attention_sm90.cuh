@@ -200,6 +200,8 @@ struct AttentionSm90 {
                                                  float (&total)[2], u32 place, int consumer) {
         const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
         const int head = blockIdx.x, batch = blockIdx.z;
+        // All four warps have done with the queries that lay here.
+        named_barrier(1 + consumer, 128);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             total[h] += __shfl_xor_sync(0xffffffff, total[h], 1);

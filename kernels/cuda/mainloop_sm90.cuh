@@ -42,10 +42,14 @@ struct Mainloop {
         const int thread = threadIdx.x % 128;
 #pragma unroll
         for (int b = 0; b < Config::kBlocks; ++b) {
-            const u32 block = weights + b * L::kWeightBlock;
-            packed.codes[b][0] = load_shared_16(block + thread * 16);
-            packed.codes[b][1] = load_shared_16(block + L::kCodeBytes / 2 + thread * 16);
-            packed.factors[b] = Config::kGrouped ? load_shared_4(block + L::kCodeBytes + thread / 4 * 4) : 0;
+            const u32 own = weights + thread * 16 + b * L::kWeightBlock;
+            packed.codes[b][0] = load_shared_16(own);
+            packed.codes[b][1] = load_shared_16(own + L::kCodeBytes / 2);
+            packed.factors[b] = 0;
+            if constexpr (Config::kGrouped) {
+                const u32 factors = weights + b * L::kWeightBlock + L::kCodeBytes;
+                packed.factors[b] = load_shared_4(factors + thread / 4 * 4);
+            }
         }
     }
 

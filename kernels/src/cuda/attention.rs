@@ -28,7 +28,7 @@ pub struct AttentionConfig {
 pub const SUM_THREADS: u32 = 128;
 
 /// Tiles of keys that a split has at least, so that it is worth its partial sums.
-const SPLIT_TILES: usize = 4;
+const SPLIT_TILES: usize = 2;
 
 impl AttentionConfig {
     /// The same with the tile for this width, and for so many rows a key head (queries times the
@@ -37,7 +37,8 @@ impl AttentionConfig {
         let few = rows <= 64;
         let row_tiles = if dim == 128 || few || self.mask { 1 } else { 2 };
         let warps = if rows <= 16 { 1 } else { 4 };
-        let keys = if self.mask { 32 } else { 64 };
+        // Few rows want many blocks, a mask wants registers.
+        let keys = if self.mask || warps == 1 { 32 } else { 64 };
         Self { dim, keys, warps, row_tiles, ..self }
     }
 
@@ -98,10 +99,10 @@ impl AttentionConfig {
         None
     }
 
-    fn head(&self) -> String {
+    fn head(&self, file: &str) -> String {
         let Self { dim, keys, warps, row_tiles, causal, mask, split, output } = *self;
         format!(
-            "#include \"attention.cuh\"
+            "#include \"{file}\"
 
 struct Config {{
     static constexpr int kDim = {dim};
@@ -128,7 +129,7 @@ extern \"C\" __global__ void __launch_bounds__({threads})
     Attention<Config>::run(arguments);
 }}
 ",
-            head = self.head(),
+            head = self.head("attention.cuh"),
             shared = self.shared_bytes(),
             threads = self.threads(),
         )
@@ -148,7 +149,7 @@ extern \"C\" __global__ void __launch_bounds__({SUM_THREADS})
     AttentionSum<Config>::run(arguments);
 }}
 ",
-            head = self.head(),
+            head = self.head("attention_sum.cuh"),
             name = self.sum_name(),
         )
     }
@@ -191,7 +192,8 @@ mod tests {
     #[test]
     fn keys_are_split_until_the_gpu_is_full() {
         let split = AttentionConfig { split: true, ..CAUSAL };
-        assert_eq!(split.splits(32, 4096, 132), 16);
+        assert_eq!(split.splits(32, 4096, 132), 17);
+        assert_eq!(split.splits(1, 4096, 132), 32);
         assert_eq!(split.splits(4096, 4096, 132), 1);
         assert_eq!(split.splits(1, 100, 132), 1);
         assert_eq!(CAUSAL.splits(1, 4096, 132), 1);

@@ -13,7 +13,7 @@ pub mod rotate;
 pub mod wgmma;
 
 /// Every source by the name that `#include` gives it.
-pub const SOURCES: [(&str, &str); 16] = [
+pub const SOURCES: [(&str, &str); 18] = [
     ("scalar.cuh", include_str!("../../cuda/scalar.cuh")),
     ("attention_bf16.cuh", include_str!("../../cuda/attention_bf16.cuh")),
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
@@ -23,6 +23,8 @@ pub const SOURCES: [(&str, &str); 16] = [
     ("mainloop_sm90.cuh", include_str!("../../cuda/mainloop_sm90.cuh")),
     ("writeback_sm90.cuh", include_str!("../../cuda/writeback_sm90.cuh")),
     ("gemm_sm90.cuh", include_str!("../../cuda/gemm_sm90.cuh")),
+    ("attention_arguments.cuh", include_str!("../../cuda/attention_arguments.cuh")),
+    ("attention_sum.cuh", include_str!("../../cuda/attention_sum.cuh")),
     ("attention.cuh", include_str!("../../cuda/attention.cuh")),
     ("wgmma_half.cuh", include_str!("../../cuda/wgmma_half.cuh")),
     ("attention_sm90.cuh", include_str!("../../cuda/attention_sm90.cuh")),

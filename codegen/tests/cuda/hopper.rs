@@ -1,9 +1,8 @@
-//! CUDA kernels without a GPU: instances compile, their code is what it should be.
+//! The Hopper gemms: instances compile, their code is what it should be.
 
-use fqc_codegen::cuda::{Arch, Error, Nvrtc};
+use crate::tools::{disassemble, nvrtc};
+use fqc_codegen::cuda::{Arch, Error};
 use fqc_kernels::cuda::gemm::{Activation, GemmConfig, Output, Weights};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 const WIDE: GemmConfig = GemmConfig {
     weights: Weights::Int4,
@@ -16,17 +15,15 @@ const WIDE: GemmConfig = GemmConfig {
     activation: Activation::Relu,
     bias: true,
     residual: false,
+    unsigned: false,
+    digits: false,
 };
-
-fn nvrtc() -> Nvrtc {
-    Nvrtc::load().unwrap_or_else(|error| panic!("{error}"))
-}
 
 /// Both kinds of weights, each shape of tile, each output; and the epilogues that take the most
 /// registers.
 fn instances() -> Vec<GemmConfig> {
     let mut all = Vec::new();
-    for weights in [Weights::Int8, Weights::Int4] {
+    for weights in [Weights::Int8, Weights::Int4, Weights::Int4Grouped] {
         let wide = GemmConfig { weights, ..WIDE };
         all.extend([
             wide,
@@ -36,25 +33,14 @@ fn instances() -> Vec<GemmConfig> {
             GemmConfig { output: Output::S8, ..wide },
             GemmConfig { output: Output::S32, ..wide },
             GemmConfig { output: Output::Bf16, residual: true, ..wide },
-            GemmConfig { activation: Activation::Gelu, residual: true, ..wide },
+            GemmConfig { blocks: 2, tokens: 128, residual: true, ..wide },
+            GemmConfig { unsigned: true, output: Output::U8, digits: true, ..wide },
         ]);
+        if weights != Weights::Int4Grouped {
+            all.push(GemmConfig { activation: Activation::Gelu, residual: true, ..wide });
+        }
     }
     all.into_iter().map(|config| config.with_stages_up_to(8)).collect()
-}
-
-/// The assembly, from the disassembler beside NVRTC or of a toolkit.
-fn disassemble(nvrtc: &Nvrtc, cubin: &[u8]) -> String {
-    let beside = nvrtc.folder().join("../bin/cuobjdump");
-    let tool: PathBuf =
-        if beside.exists() { beside } else { Path::new("/usr/local/cuda/bin/cuobjdump").into() };
-    let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    std::fs::write(file.path(), cubin).expect("a written cubin");
-    let output = Command::new(&tool).arg("-sass").arg(file.path()).output();
-    let output = output.unwrap_or_else(|e| {
-        panic!("{} does not start: {e}; run `cargo xtask fetch nvrtc`", tool.display())
-    });
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]
@@ -67,7 +53,8 @@ fn hopper_gemms_compile_to_igmma_without_local_memory_or_device_fences() {
             .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(compiled.resources.registers, 168, "{config}: a third of 65536 / 128");
         let code = disassemble(&nvrtc, &compiled.cubin);
-        let shape = format!("IGMMA.64x{}x32.S8.S8", config.tokens);
+        let tokens = if config.unsigned { "U8" } else { "S8" };
+        let shape = format!("IGMMA.64x{}x32.S8.{tokens}", config.tokens);
         assert!(code.contains(&shape), "{config} has no {shape}");
         for unwanted in ["LDL", "STL", "MEMBAR.ALL.GPU", "HGMMA"] {
             assert!(!code.contains(unwanted), "{config} has {unwanted}");

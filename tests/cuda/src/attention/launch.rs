@@ -1,0 +1,242 @@
+//! Launches `attention.cuh` and `attention_sm90.cuh`.
+
+use crate::device::{Buffer, Device, address};
+use crate::gemm::{TensorMap, tensor_map};
+use anyhow::Result;
+use cudarc::driver::sys::{CUtensorMapDataType, CUtensorMapSwizzle};
+use cudarc::driver::{CudaFunction, DeviceRepr};
+use fqc_kernels::cuda::attention::{AttentionConfig, SUM_THREADS};
+use fqc_kernels::cuda::attention_sm90::{AttentionSm90Config, KEYS, QUERIES, THREADS};
+
+/// Elements from one batch, head and row to the next.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Strides {
+    pub batch: i64,
+    pub head: i64,
+    pub row: i64,
+}
+
+/// `AttentionArguments` of the source.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Arguments {
+    q: u64,
+    k: u64,
+    v: u64,
+    out: u64,
+    mask: u64,
+    partial: u64,
+    inverse: u64,
+    strides: [Strides; 4],
+    mask_strides: [i64; 4],
+    batch: i32,
+    queries: i32,
+    keys: i32,
+    heads: i32,
+    group: i32,
+    splits: i32,
+    scale: f32,
+}
+
+// SAFETY: the layout is that of the kernel's parameter.
+unsafe impl DeviceRepr for Arguments {}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub batch: usize,
+    pub heads: usize,
+    /// Query heads of a key head.
+    pub group: usize,
+    pub queries: usize,
+    pub keys: usize,
+    pub dim: usize,
+}
+
+impl Shape {
+    pub fn rows(&self) -> usize {
+        self.queries * self.group
+    }
+
+    /// Strides of `[batch][sequence][heads][dim]`, which is how projections leave them.
+    pub fn strides(&self, sequence: usize, heads: usize) -> Strides {
+        let row = (heads * self.dim) as i64;
+        Strides { batch: sequence as i64 * row, head: self.dim as i64, row }
+    }
+
+    pub fn operations(&self, causal: bool) -> f64 {
+        let pairs = if causal {
+            (0..self.queries).map(|q| self.keys + q + 1 - self.queries).sum()
+        } else {
+            self.queries * self.keys
+        };
+        4.0 * (self.batch * self.heads * self.dim) as f64 * pairs as f64
+    }
+}
+
+/// Addresses and strides of q, k, v and the result.
+pub struct Operands<'a> {
+    pub addresses: [u64; 4],
+    pub strides: [Strides; 4],
+    /// `[batch][keys]`, the same for all heads and queries.
+    pub mask: Option<&'a Buffer>,
+    pub inverse: Option<&'a Buffer>,
+    pub partial: &'a Buffer,
+}
+
+pub struct Attention {
+    kernel: CudaFunction,
+    sum: Option<CudaFunction>,
+    arguments: Arguments,
+    grid: [u32; 3],
+    threads: u32,
+    shared_bytes: usize,
+}
+
+/// Parts of the keys of a launch.
+pub fn splits(device: &Device, config: &AttentionConfig, shape: Shape) -> usize {
+    let tiles = shape.rows().div_ceil(config.rows());
+    let blocks = tiles * shape.heads / shape.group * shape.batch;
+    config.splits(blocks, shape.keys, device.processors as usize)
+}
+
+impl Attention {
+    pub fn new(
+        device: &Device,
+        config: &AttentionConfig,
+        shape: Shape,
+        operands: &Operands,
+    ) -> Result<Self> {
+        let shared_bytes = config.shared_bytes();
+        let kernel = device.kernel(&config.to_string(), || config.source(), shared_bytes)?;
+        let sum = match config.split {
+            true => Some(device.kernel(&config.sum_name(), || config.sum_source(), 0)?),
+            false => None,
+        };
+        let tiles = shape.rows().div_ceil(config.rows());
+        let splits = splits(device, config, shape);
+        let [q, k, v, out] = operands.addresses;
+        let at = |buffer: &Buffer| address(buffer, &device.stream);
+        Ok(Self {
+            kernel,
+            sum,
+            arguments: Arguments {
+                q,
+                k,
+                v,
+                out,
+                mask: operands.mask.map_or(0, at),
+                partial: at(operands.partial),
+                inverse: operands.inverse.map_or(0, at),
+                strides: operands.strides,
+                mask_strides: [shape.keys as i64, 0, 0, 1],
+                batch: shape.batch as i32,
+                queries: shape.queries as i32,
+                keys: shape.keys as i32,
+                heads: shape.heads as i32,
+                group: shape.group as i32,
+                splits: splits as i32,
+                scale: 1.0 / (shape.dim as f32).sqrt(),
+            },
+            grid: [(tiles * splits) as u32, (shape.heads / shape.group) as u32, shape.batch as u32],
+            threads: config.threads(),
+            shared_bytes,
+        })
+    }
+
+    pub fn launch(&self, device: &Device) -> Result<()> {
+        let Self { kernel, sum, arguments, grid, threads, shared_bytes } = self;
+        device.launch_grid(kernel, arguments, *grid, *threads, *shared_bytes, true)?;
+        let Some(sum) = sum else {
+            return Ok(());
+        };
+        let rows = (arguments.batch * arguments.heads * arguments.queries) as u32;
+        device.launch(sum, arguments, rows.div_ceil(SUM_THREADS / 32), SUM_THREADS, 0, true)
+    }
+}
+
+/// `AttentionSm90Arguments` of the source.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Sm90Arguments {
+    maps: [TensorMap; 4],
+    inverse: u64,
+    queries: i32,
+    keys: i32,
+    group: i32,
+    scale: f32,
+}
+
+// SAFETY: the layout is that of the kernel's parameter.
+unsafe impl DeviceRepr for Sm90Arguments {}
+
+pub struct AttentionSm90 {
+    kernel: CudaFunction,
+    arguments: Sm90Arguments,
+    grid: [u32; 3],
+    shared_bytes: usize,
+}
+
+impl AttentionSm90 {
+    pub fn new(
+        device: &Device,
+        config: &AttentionSm90Config,
+        shape: Shape,
+        operands: &Operands,
+    ) -> Result<Self> {
+        let shared_bytes = config.shared_bytes();
+        let kernel = device.kernel(&config.to_string(), || config.source(), shared_bytes)?;
+        let key_heads = shape.heads / shape.group;
+        let map = |i: usize, rows: usize, heads: usize| {
+            let codes = i == 3 && config.output.codes();
+            let size = if codes { 1 } else { 2 };
+            let Strides { batch, head, row } = operands.strides[i];
+            let (columns, box_rows) = match i {
+                3 => (config.out_box_columns(), QUERIES / 2),
+                _ => (64, KEYS),
+            };
+            let (kind, swizzle) = if codes {
+                (
+                    CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+                    CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+                )
+            } else {
+                (
+                    CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                    CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                )
+            };
+            tensor_map(
+                kind,
+                operands.addresses[i],
+                &[shape.dim, rows, heads, shape.batch],
+                &[row, head, batch].map(|stride| stride as usize * size),
+                &[columns, box_rows as u32, 1, 1],
+                swizzle,
+            )
+        };
+        Ok(Self {
+            kernel,
+            arguments: Sm90Arguments {
+                maps: [
+                    map(0, shape.queries, shape.heads)?,
+                    map(1, shape.keys, key_heads)?,
+                    map(2, shape.keys, key_heads)?,
+                    map(3, shape.queries, shape.heads)?,
+                ],
+                inverse: operands.inverse.map_or(0, |buffer| address(buffer, &device.stream)),
+                queries: shape.queries as i32,
+                keys: shape.keys as i32,
+                group: shape.group as i32,
+                scale: 1.0 / (shape.dim as f32).sqrt(),
+            },
+            grid: [shape.heads, shape.queries.div_ceil(QUERIES), shape.batch].map(|n| n as u32),
+            shared_bytes,
+        })
+    }
+
+    pub fn launch(&self, device: &Device) -> Result<()> {
+        let Self { kernel, arguments, grid, shared_bytes } = self;
+        device.launch_grid(kernel, arguments, *grid, THREADS, *shared_bytes, true)
+    }
+}

@@ -1,0 +1,11 @@
+//! Launches, checks and times attention.
+
+mod bench;
+mod check;
+mod instances;
+mod launch;
+
+pub use bench::bench;
+pub use check::check;
+pub use instances::all;
+pub use launch::{AttentionSm90, Operands, Shape, Strides};
