@@ -270,8 +270,8 @@ fn the_same_plan_gives_the_same_image() {
 fn all_steps_without_a_kernel_are_named() {
     let mut d = Draft::default();
     let n = Dim::from(4i64);
-    let index = d.input("index", Elem::I64, &[n.clone()]);
-    let x = d.input("x", Elem::F32, &[n.clone()]);
+    let index = d.input("index", Elem::I64, std::slice::from_ref(&n));
+    let x = d.input("x", Elem::F32, std::slice::from_ref(&n));
     let out = d.buffer(Elem::F32, &[n], Place::Output(0));
     let scatter = Kernel::ScatterElements { axis: 0, op: ScatterOp::Add };
     d.step(Kernel::Pointwise(Expr::arg(0)), vec![x.clone()], &out);
