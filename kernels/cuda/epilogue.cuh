@@ -162,10 +162,13 @@ __device__ __forceinline__ CodePair code_pair(const float* inverse, const float*
     return pair;
 }
 
-template <Activation kActivation>
-__device__ __forceinline__ float2 finish(int acc0, int acc1, const ChannelPair& pair) {
+__device__ __forceinline__ float to_float(int acc) { return __int2float_rn(acc); }
+__device__ __forceinline__ float to_float(float acc) { return acc; }
+
+template <Activation kActivation, class Accumulator>
+__device__ __forceinline__ float2 finish(Accumulator acc0, Accumulator acc1, const ChannelPair& pair) {
     float2 y;
-    y.x = activate<kActivation>(fmaf(__int2float_rn(acc0), pair.scale.x, pair.bias.x));
-    y.y = activate<kActivation>(fmaf(__int2float_rn(acc1), pair.scale.y, pair.bias.y));
+    y.x = activate<kActivation>(fmaf(to_float(acc0), pair.scale.x, pair.bias.x));
+    y.y = activate<kActivation>(fmaf(to_float(acc1), pair.scale.y, pair.bias.y));
     return y;
 }

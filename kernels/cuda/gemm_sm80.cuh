@@ -1,11 +1,12 @@
-// Integer matrix multiplication with mma.sync, for sm_80 and everything after:
+// Matrix multiplication with mma.sync, for sm_80 and everything after:
 // y[token][channel] = epilogue(sum_k w[channel][k] x[token][k]).
 //
 // As on Hopper, weights are the rows of the instruction and tokens its columns, and INT8 and INT4
 // weights come in the same packing (kernels/src/cuda/pack.rs): blocks of 64 channels by 128 codes
 // in the order in which shared memory or the registers want them. INT4 weights are multiplied as
 // INT8 after three operations for eight of them, or natively by INT4 activations, which doubles
-// the rate before Hopper and is emulated on it; native blocks hold 256 codes in the same bytes.
+// the rate before Hopper and is emulated on it; native blocks hold 256 codes in the same bytes. Layers
+// that stay float are multiplied as halves into float sums; their blocks hold 64 halves of K.
 //
 // A block has one tile. All its threads copy a stage (128 bytes of K) while older ones are
 // multiplied, each warp for its part of the tile.
@@ -14,10 +15,10 @@
 #include "epilogue.cuh"
 #include "mma.cuh"
 
-enum class Weights { kInt8, kInt4, kNative4 };
+enum class Weights { kInt8, kInt4, kNative4, kF16, kBf16 };
 
 struct GemmSm80Arguments {
-    const u8* x;            // [m] rows of `x_pitch` bytes; native: two codes a byte
+    const u8* x;            // [m] rows of `x_pitch` bytes; native: two codes a byte; or halves
     const u8* weights;      // [ceil(n / 64)][k_blocks] packed blocks
     const float* scale;     // [n]
     const float* bias;      // [n]
@@ -38,6 +39,8 @@ struct GemmSm80 {
     static constexpr bool kNative = Config::kWeights == Weights::kNative4;
     static constexpr Operands kOperands = kNative ? (Config::kUnsigned ? Operands::kS4U4 : Operands::kS4S4)
                                                   : (Config::kUnsigned ? Operands::kS8U8 : Operands::kS8S8);
+    static constexpr bool kFloat = Config::kWeights == Weights::kF16 || Config::kWeights == Weights::kBf16;
+    static_assert(!kFloat || Config::kOutput != Output::kS32, "sums of halves are floats");
     static constexpr int kThreads = 32 * Config::kChannelWarps * Config::kTokenWarps;
     static constexpr int kWeightBlock = kInRegisters ? 4096 : 8192;
     static constexpr int kWeightStage = Config::kChannels / 64 * kWeightBlock;
@@ -48,7 +51,12 @@ struct GemmSm80 {
     static constexpr int kColumns = Config::kTokens / Config::kTokenWarps / 8;
     static_assert(kRows >= 1 && kColumns % 2 == 0, "a warp has 16 channels and 16 tokens at least");
 
-    using Accumulators = int[kRows][kColumns][4];
+    template <bool kIsFloat, class Unused = void>
+    struct Sum { using Type = int; };
+    template <class Unused>
+    struct Sum<true, Unused> { using Type = float; };
+    using Accumulator = typename Sum<kFloat>::Type;
+    using Accumulators = Accumulator[kRows][kColumns][4];
 
     struct Place {
         int channel, token;
@@ -121,14 +129,19 @@ struct GemmSm80 {
                 }
 #pragma unroll
                 for (int j = 0; j < kColumns; ++j) {
-                    multiply_codes<kOperands>(acc[i][j], w, x[j / 2][j % 2 * 2], x[j / 2][j % 2 * 2 + 1]);
+                    const u32 b0 = x[j / 2][j % 2 * 2], b1 = x[j / 2][j % 2 * 2 + 1];
+                    if constexpr (kFloat) {
+                        multiply_halves<Config::kWeights == Weights::kBf16>(acc[i][j], w, b0, b1);
+                    } else {
+                        multiply_codes<kOperands>(acc[i][j], w, b0, b1);
+                    }
                 }
             }
         }
     }
 
     // A pair of neighbouring channels of one token.
-    static __device__ __forceinline__ void write(const GemmSm80Arguments& args, int acc0, int acc1,
+    static __device__ __forceinline__ void write(const GemmSm80Arguments& args, Accumulator acc0, Accumulator acc1,
                                                  const ChannelPair& pair, const CodePair& codes, int channel,
                                                  int token) {
         const size_t at = static_cast<size_t>(token) * args.n + channel;

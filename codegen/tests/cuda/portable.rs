@@ -67,6 +67,21 @@ fn activations_from_zero_up_are_multiplied_as_such() {
 }
 
 #[test]
+fn layers_that_stay_float_are_multiplied_as_halves() {
+    let nvrtc = nvrtc();
+    for (weights, wanted) in
+        [(Weights::F16, "HMMA.16816.F32 "), (Weights::Bf16, "HMMA.16816.F32.BF16 ")]
+    {
+        let config = GemmSm80Config { weights, ..GEMM };
+        assert_eq!(config.fault(), None, "{config}");
+        for arch in [Arch::Sm80, Arch::Sm90a] {
+            let code = assembly(&nvrtc, &config.to_string(), &config.source(), arch);
+            assert!(code.contains(wanted), "{config} for {arch} has no {wanted}");
+        }
+    }
+}
+
+#[test]
 fn quantisers_compile_for_every_architecture() {
     let nvrtc = nvrtc();
     let base = QuantizeConfig {

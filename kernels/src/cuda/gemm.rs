@@ -17,6 +17,17 @@ pub enum Weights {
     /// Half a byte a code, multiplied by activations that are INT4 as well. The instruction exists
     /// before Hopper; there it is emulated, at a fortieth of the rate.
     Native4,
+    /// IEEE halves, multiplied by halves into float sums: layers that stay float. For `mma.sync`.
+    F16,
+    /// The same in bfloat16.
+    Bf16,
+}
+
+impl Weights {
+    /// Whether products are of halves.
+    pub fn float(self) -> bool {
+        matches!(self, Self::F16 | Self::Bf16)
+    }
 }
 
 /// Activation of the epilogue.
@@ -172,7 +183,7 @@ impl GemmConfig {
         let block = match self.weights {
             Weights::Int4 => block_bytes(true),
             Weights::Int4Grouped => GROUPED_BLOCK_BYTES,
-            Weights::Int8 | Weights::Native4 => block_bytes(false),
+            _ => block_bytes(false),
         };
         let weights = (CONSUMERS * self.blocks as usize * block).next_multiple_of(1024);
         let stage = weights + self.tokens as usize * BLOCK_K;
@@ -197,6 +208,9 @@ impl GemmConfig {
         }
         if self.weights == Weights::Native4 {
             return Some("Hopper multiplies INT4 weights as INT8".into());
+        }
+        if self.weights.float() {
+            return Some("halves are multiplied by mma.sync".into());
         }
         let gelu = self.activation == Activation::Gelu;
         if gelu && self.weights == Weights::Int4Grouped && self.blocks * self.tokens > 192 {
@@ -295,7 +309,10 @@ static_assert(Gemm<Config>::kSharedBytes == {shared}, \"the host counts shared m
 impl fmt::Display for GemmConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let weights = match self.weights {
-            Weights::Int8 | Weights::Native4 => "w8a8",
+            Weights::Int8 => "w8a8",
+            Weights::Native4 => "w4a4",
+            Weights::F16 => "f16",
+            Weights::Bf16 => "bf16",
             Weights::Int4 => "w4a8",
             Weights::Int4Grouped => "w4g64a8",
         };

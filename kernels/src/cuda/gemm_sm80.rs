@@ -7,7 +7,8 @@ use std::fmt;
 /// One instance. Sizes are run-time numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GemmSm80Config {
-    /// How weights lie in memory; `Native4` wants activations with two codes a byte.
+    /// How weights lie in memory; `Native4` wants activations with two codes a byte, `F16` and `Bf16`
+    /// want halves.
     pub weights: Weights,
     /// Whether activations are codes from 0 up.
     pub unsigned: bool,
@@ -70,6 +71,12 @@ impl GemmSm80Config {
         }
         if self.stages < 2 || self.shared_bytes() > MAX_SHARED_BYTES {
             return Some(format!("{} stages take {} bytes", self.stages, self.shared_bytes()));
+        }
+        if self.weights.float() && (self.output == Output::S32 || self.unsigned) {
+            return Some(format!(
+                "{:?} results of halves, unsigned {}",
+                self.output, self.unsigned
+            ));
         }
         if self.residual && matches!(self.output, Output::F32 | Output::S32) {
             return Some(format!("a residual with {:?} results", self.output));
@@ -135,6 +142,8 @@ impl fmt::Display for GemmSm80Config {
             Weights::Int4 => "w4a8",
             Weights::Int4Grouped => "w4g64a8",
             Weights::Native4 => "w4a4",
+            Weights::F16 => "f16",
+            Weights::Bf16 => "bf16",
         };
         write!(
             f,

@@ -93,6 +93,13 @@ pub fn pack_native4(w: &[i8], n: usize, k: usize) -> Vec<u8> {
     pack_int8(&pack_pairs(w), n, k / 2)
 }
 
+/// Packs a row-major `[n, k]` weight of halves of either kind, given as their bits: as
+/// [`pack_int8`] packs their bytes. A block has 64 halves of K.
+pub fn pack_halves(w: &[u16], n: usize, k: usize) -> Vec<u8> {
+    let bytes: Vec<i8> = w.iter().flat_map(|half| half.to_le_bytes()).map(|b| b as i8).collect();
+    pack_int8(&bytes, n, k * 2)
+}
+
 /// Two codes of four bits a byte, the earlier in the low half; as native INT4 activations lie.
 pub fn pack_pairs(codes: &[i8]) -> Vec<i8> {
     codes.chunks_exact(2).map(|pair| pair[0] & 0xf | pair[1] << 4).collect()

@@ -3,6 +3,7 @@
 //! error against extra channels; [`budget`](super::budget) says where on it each group lies. Sources:
 //! smoothing as SmoothQuant's, threshold as FlattenQuant's, both searched here.
 
+use super::refine::{Steps, refine};
 use super::round::Granularity;
 use super::stats::ChannelStats;
 use super::trial::{Base, Trial};
@@ -179,18 +180,26 @@ pub fn build(
     for (j, _) in &cost.gains[..point.extra] {
         copies[*j as usize] += 1;
     }
+    let q = base.q();
+    let steps = trial.smooth.iter().map(|s| s * point.threshold / q).collect();
+    let (Steps { steps, copies }, error) = match settings.flatten {
+        true => refine(&base, Steps { steps, copies }),
+        false => (Steps { steps, copies }, point.error),
+    };
+    let mean = steps.iter().map(|s| s.ln()).sum::<f32>() / channels.max(1) as f32;
+    let scale = mean.exp();
     let tail: Vec<(u32, u16)> =
         (0u32..).zip(&copies).flat_map(|(j, &n)| (2..=n).map(move |digit| (j, digit))).collect();
     let padded = (channels + tail.len()).next_multiple_of(settings.align) as u32;
     Choice {
         alpha: point.alpha,
-        smooth: trial.smooth.clone(),
-        threshold: point.threshold,
+        smooth: steps.iter().map(|s| s / scale).collect(),
+        threshold: scale * q,
         map: Arc::new(FlattenMap { base: channels as u32, tail: tail.into(), padded }),
         signed: trial.signed(),
         widths,
         typical_energy: base.tau as f32,
-        error: point.error,
+        error,
     }
 }
 

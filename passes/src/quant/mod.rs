@@ -19,6 +19,7 @@ pub mod nearest;
 pub mod parallel;
 pub mod passes;
 pub mod probe;
+pub mod refine;
 pub mod round;
 pub mod search;
 pub mod smooth;

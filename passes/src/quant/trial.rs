@@ -38,7 +38,9 @@ pub struct Base<'a> {
     pub tau: f64,
     /// `Σ_t ω_t x_tj²`.
     energy: Vec<f64>,
-    signed: bool,
+    /// `‖w_j‖²`.
+    norms: Vec<f64>,
+    pub signed: bool,
     /// How many scales the weights have.
     granularity: Granularity,
     /// How far unseen values may exceed a maximum, equally likely each.
@@ -64,8 +66,9 @@ impl<'a> Base<'a> {
                 *e += w * f64::from(*x).powi(2);
             }
         }
-        let norms = weights.rows().map(|r| r.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>());
-        let total = energy.iter().zip(norms).map(|(e, n)| e * n).sum::<f64>();
+        let squares = |r: &[f32]| r.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+        let norms: Vec<f64> = weights.rows().map(squares).collect();
+        let total = energy.iter().zip(&norms).map(|(e, n)| e * n).sum::<f64>();
         let signed = !stats.non_negative();
         let total = total.max(f64::MIN_POSITIVE);
         let ratios = stats.record_ratios();
@@ -78,6 +81,7 @@ impl<'a> Base<'a> {
             omega,
             tau,
             energy,
+            norms,
             signed,
             granularity,
             ratios,
@@ -90,9 +94,118 @@ impl<'a> Base<'a> {
         Base { granularity, ..self }
     }
 
+    /// The largest code of one digit.
+    pub fn q(&self) -> f32 {
+        q_max(self.widths.activations, self.signed) as f32
+    }
+
+    /// Whether a channel was ever seen, and any weight reads it.
+    pub fn fires(&self, j: usize) -> bool {
+        self.stats.absmax()[j] > SMALLEST && self.row_max[j] > 0.0
+    }
+
+    /// `Σ_t ω_t x_tj²`.
+    pub fn energy(&self, j: usize) -> f64 {
+        self.energy[j]
+    }
+
+    /// `‖w_j‖²` over the total.
+    pub fn row_energy(&self, j: usize) -> f64 {
+        self.norms[j] / self.total
+    }
+
+    /// What rounding each channel to multiples of its step costs, nothing cut off.
+    pub fn rounding_of_channels(&self, steps: &[f32]) -> Vec<f64> {
+        let inverse: Vec<f32> = steps.iter().map(|s| 1.0 / s).collect();
+        let mut squares = vec![0.0f32; steps.len()];
+        let low = if self.signed { -WIDE } else { 0.0 };
+        for (row, w) in self.stats.sample().zip(&self.omega) {
+            let w = *w as f32;
+            let steps = steps.iter().zip(&inverse);
+            for ((square, x), (step, inverse)) in squares.iter_mut().zip(row).zip(steps) {
+                let off = x - rint((x * inverse).clamp(low, WIDE)) * step;
+                *square += w * off * off;
+            }
+        }
+        squares.iter().enumerate().map(|(j, e)| f64::from(*e) * self.row_energy(j)).collect()
+    }
+
+    /// Squared step of the weights' codes over twelve, of all columns together and over the total, when
+    /// row `j` is multiplied by `steps[j]`.
+    pub fn weight_noise(&self, steps: &[f32]) -> f64 {
+        let mut largest = vec![0.0f32; self.weights.n];
+        for (row, s) in self.weights.rows().zip(steps) {
+            for (m, v) in largest.iter_mut().zip(row) {
+                *m = m.max((v * s).abs());
+            }
+        }
+        if self.granularity == Granularity::PerTensor {
+            let all = largest.iter().fold(0.0f32, |m, v| m.max(*v));
+            largest.fill(all);
+        }
+        let q = f64::from(q_max(self.widths.weights, true));
+        largest.iter().map(|m| (f64::from(*m) / q).powi(2)).sum::<f64>() / (12.0 * self.total)
+    }
+
+    /// What cutting channel `j` off costs, for any limit.
+    pub fn tail(&self, j: usize) -> Tail {
+        let stats = self.stats;
+        let peaks = &stats.peaks()[j];
+        let omega = |p: &Peak| 1.0 / (f64::from(p.row_energy) + self.tau);
+        let rows = stats.rows() as f64;
+        let mut values: Vec<(f32, f64)> =
+            peaks.iter().map(|p| (p.value, omega(p) / rows)).collect();
+        // Below the peaks, the sample stands for all.
+        if (peaks.len() as u64) < stats.rows() {
+            let least = peaks.last().map_or(0.0, |p| p.value);
+            let below = stats.sample().zip(&self.omega).map(|(row, w)| (row[j].abs(), *w));
+            values.extend(below.filter(|(v, _)| *v < least));
+        }
+        // A record in unseen data, about one in as many rows as calibration saw.
+        let records = self.ratios.len() as f64 * rows;
+        values.extend(self.ratios.iter().map(|r| {
+            let value = r * stats.absmax()[j];
+            (value, 1.0 / ((f64::from(value).powi(2) + 2.0 * self.tau) * records))
+        }));
+        let rare = stats.rare();
+        let each = rare.share / rare.rows().max(1) as f64;
+        let peaks = rare.peaks().get(j).into_iter().flatten();
+        values.extend(peaks.map(|p| (p.value, each * omega(p))));
+        Tail::new(values, self.row_energy(j))
+    }
+
     /// The ω of a peak's row.
     fn peak_omega(&self, peak: &Peak) -> f64 {
         1.0 / (f64::from(peak.row_energy) + self.tau) / self.stats.rows() as f64
+    }
+}
+
+/// Values of a channel with their weights, largest first, and the sums of what is as large.
+pub struct Tail {
+    /// Value `v`, and `Σ w`, `Σ w v`, `Σ w v²` down to it.
+    sums: Vec<(f32, [f64; 3])>,
+}
+
+impl Tail {
+    fn new(mut values: Vec<(f32, f64)>, factor: f64) -> Tail {
+        values.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let mut sum = [0.0; 3];
+        let add = |(v, w): (f32, f64)| {
+            let (wide, w) = (f64::from(v), w * factor);
+            sum = [sum[0] + w, sum[1] + w * wide, sum[2] + w * wide * wide];
+            (v, sum)
+        };
+        Tail { sums: values.into_iter().map(add).collect() }
+    }
+
+    /// `Σ w (v - limit)²` over the values beyond the limit.
+    pub fn beyond(&self, limit: f32) -> f64 {
+        let count = self.sums.partition_point(|(v, _)| *v > limit);
+        let Some((_, [w, wv, wvv])) = count.checked_sub(1).map(|last| self.sums[last]) else {
+            return 0.0;
+        };
+        let limit = f64::from(limit);
+        (wvv - 2.0 * limit * wv + limit * limit * w).max(0.0)
     }
 }
 
@@ -311,4 +424,20 @@ fn quartiles(values: &[f32]) -> (f32, f32) {
         sorted[low] + part * (high - sorted[low])
     };
     (at(0.25), at(0.75))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_is_the_sum_over_what_is_cut() {
+        let values = vec![(1.0, 0.5), (3.0, 0.25), (2.0, 1.0)];
+        let tail = Tail::new(values.clone(), 2.0);
+        for limit in [0.0f32, 0.5, 1.0, 1.5, 2.5, 3.0, 4.0] {
+            let off = |(v, w): &(f32, f64)| 2.0 * w * f64::from((v - limit).max(0.0)).powi(2);
+            let want: f64 = values.iter().map(off).sum();
+            assert!((tail.beyond(limit) - want).abs() < 1e-12, "{limit}");
+        }
+    }
 }

@@ -8,7 +8,8 @@ use anyhow::{Result, bail};
 use fqc_ir::quant::{digit, wide_code};
 use fqc_kernels::cuda::gemm::{Activation, Output, Weights};
 use fqc_kernels::cuda::pack::{
-    GROUP, MAX_FACTOR, pack_int4, pack_int4_grouped, pack_int8, pack_native4, pack_pairs,
+    GROUP, MAX_FACTOR, pack_halves, pack_int4, pack_int4_grouped, pack_int8, pack_native4,
+    pack_pairs,
 };
 use half::{bf16, f16};
 use std::collections::BTreeMap;
@@ -60,7 +61,8 @@ impl Problem {
         let (limit, x_limit) = match weights {
             Weights::Int8 => (127, 127),
             Weights::Int4 | Weights::Int4Grouped => (7, 127),
-            Weights::Native4 => (7, 7),
+            // Small integers, whose sums floats hold exactly.
+            Weights::Native4 | Weights::F16 | Weights::Bf16 => (7, 7),
         };
         let sign = |code: i8| i16::from(code) + if unsigned { i16::from(x_limit) } else { 0 };
         let x: Vec<i16> = random.codes(m * k, x_limit).into_iter().map(sign).collect();
@@ -87,7 +89,14 @@ impl Problem {
     /// The activations as the kernel reads them.
     fn codes(&self, weights: Weights) -> Vec<i8> {
         let codes: Vec<i8> = self.x.iter().map(|&code| code as i8).collect();
-        if weights == Weights::Native4 { pack_pairs(&codes) } else { codes }
+        match weights {
+            Weights::Native4 => pack_pairs(&codes),
+            Weights::F16 | Weights::Bf16 => {
+                let bytes = halves(weights, &codes).into_iter().flat_map(u16::to_le_bytes);
+                bytes.map(|byte| byte as i8).collect()
+            }
+            _ => codes,
+        }
     }
 
     /// The epilogue in float, as the kernel does it.
@@ -110,6 +119,15 @@ impl Problem {
             (true, _) => y + f16::from_f32(self.residual[at]).to_f32(),
         }
     }
+}
+
+/// The bits of small integers as halves.
+fn halves(weights: Weights, codes: &[i8]) -> Vec<u16> {
+    let half = |&code: &i8| match weights {
+        Weights::Bf16 => bf16::from_f32(f32::from(code)).to_bits(),
+        _ => f16::from_f32(f32::from(code)).to_bits(),
+    };
+    codes.iter().map(half).collect()
 }
 
 /// The definition of the product, a token a thread at a time.
@@ -148,6 +166,15 @@ pub fn erf(x: f32) -> f32 {
     (sum * 2.0 / std::f64::consts::PI.sqrt()) as f32
 }
 
+const WEIGHTS: [Weights; 6] = [
+    Weights::Int8,
+    Weights::Int4,
+    Weights::Int4Grouped,
+    Weights::Native4,
+    Weights::F16,
+    Weights::Bf16,
+];
+
 const POISON: u8 = 0xa5;
 const GUARD: usize = 4096;
 
@@ -164,7 +191,7 @@ fn code_max(output: Output) -> (i32, bool) {
 pub fn check(device: &Device, products: &[Product], shapes: usize) -> Result<()> {
     let shapes = &SHAPES[..shapes.min(SHAPES.len())];
     let mut faults: BTreeMap<String, String> = BTreeMap::new();
-    for weights in [Weights::Int8, Weights::Int4, Weights::Int4Grouped, Weights::Native4] {
+    for weights in WEIGHTS {
         for unsigned in [false, true] {
             let alike = |product: &&Product| {
                 let meaning = product.meaning();
@@ -217,6 +244,7 @@ impl Buffers {
             Weights::Int4Grouped => pack_int4_grouped(&problem.w, &problem.factors, n, k),
             Weights::Int8 => pack_int8(&problem.w, n, k),
             Weights::Native4 => pack_native4(&problem.w, n, k),
+            Weights::F16 | Weights::Bf16 => pack_halves(&halves(weights, &problem.w), n, k),
         };
         let halves: Vec<f16> = problem.residual.iter().map(|&v| f16::from_f32(v)).collect();
         let brains: Vec<bf16> = problem.residual.iter().map(|&v| bf16::from_f32(v)).collect();

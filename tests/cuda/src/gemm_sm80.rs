@@ -48,7 +48,11 @@ impl GemmSm80 {
         let shared_bytes = config.shared_bytes();
         let kernel = device.kernel(&config.to_string(), || config.source(), shared_bytes)?;
         let at = |buffer: &Buffer| address(buffer, &device.stream);
-        let bytes = if config.weights == Weights::Native4 { shape.k / 2 } else { shape.k };
+        let bytes = match config.weights {
+            Weights::Native4 => shape.k / 2,
+            Weights::F16 | Weights::Bf16 => shape.k * 2,
+            _ => shape.k,
+        };
         Ok(Self {
             kernel,
             arguments: Arguments {

@@ -110,7 +110,7 @@ const SM80_TILES: [(u32, u32, u32, u32, u32); 4] =
 /// Every tile with plain accumulators, every epilogue on two of them.
 fn checked_sm80() -> Vec<GemmSm80Config> {
     let mut all = Vec::new();
-    for weights in [Weights::Int8, Weights::Int4, Weights::Native4] {
+    for weights in [Weights::Int8, Weights::Int4, Weights::Native4, Weights::F16, Weights::Bf16] {
         for (channels, tokens, channel_warps, token_warps, stages) in SM80_TILES {
             let plain = GemmSm80Config {
                 weights,
@@ -154,6 +154,7 @@ fn checked_sm80() -> Vec<GemmSm80Config> {
             }
         }
     }
+    all.retain(|config| config.fault().is_none());
     all
 }
 
