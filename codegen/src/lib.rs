@@ -5,3 +5,5 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod program;
+mod spec;

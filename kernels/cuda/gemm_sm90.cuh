@@ -20,6 +20,16 @@
 #include "mainloop_sm90.cuh"
 #include "writeback_sm90.cuh"
 
+// Stands for the epilogue that the configuration names. A generated one has kWrites set, loads what it
+// knows of a thread's two channels of a block while K is summed, and writes the accumulators itself:
+// `write<kTokens, kShift>(arguments, columns, accumulators, token, channel)`; see
+// Writeback::write_direct.
+struct ConfiguredEpilogue {
+    static constexpr bool kWrites = false;
+    struct Columns {};
+    __device__ __forceinline__ void load(const GemmArguments&, Columns&, int) const {}
+};
+
 template <class Config>
 struct Gemm {
     using L = Layout<Config>;
@@ -65,7 +75,9 @@ struct Gemm {
     }
 
     // A warpgroup.
-    static __device__ __forceinline__ void consume(const GemmArguments& args, Shared shared) {
+    template <class Epilogue>
+    static __device__ __forceinline__ void consume(const GemmArguments& args, Shared shared,
+                                                   const Epilogue& epilogue) {
         const u32 rank = Config::kCluster > 1 ? cluster_rank() : 0;
         const u32 split_rank = Config::kSplit > 1 ? cluster_rank() : 0;
         const typename L::Part part(args, split_rank);
@@ -84,6 +96,11 @@ struct Gemm {
 #pragma unroll
             for (int b = 0; b < Config::kBlocks; ++b) {
                 pairs[b] = W::load_pair(args, first + b * kBlockChannels + own_channel);
+            }
+            typename Epilogue::Columns columns[Config::kBlocks];
+#pragma unroll
+            for (int b = 0; b < Config::kBlocks; ++b) {
+                epilogue.load(args, columns[b], first + b * kBlockChannels + own_channel);
             }
             // The residual of a chunk is fetched a chunk ahead, the first while K is summed; GELU
             // leaves no registers for that.
@@ -126,7 +143,13 @@ struct Gemm {
 #pragma unroll
                 for (int b = 0; b < Config::kBlocks; ++b) {
                     const int channel = first + b * kBlockChannels + own_channel;
-                    W::write_direct(args, acc[b], pairs[b], tile.token, channel);
+                    if constexpr (Epilogue::kWrites) {
+                        launch_wait();
+                        epilogue.template write<Config::kTokens, Config::kInt4 ? 4 : 0>(
+                            args, columns[b], acc[b], tile.token, channel);
+                    } else {
+                        W::write_direct(args, acc[b], pairs[b], tile.token, channel);
+                    }
                 }
             }
         }
@@ -134,7 +157,11 @@ struct Gemm {
     }
 
     // The kernel.
-    static __device__ __forceinline__ void run(const GemmArguments& args) {
+    static __device__ __forceinline__ void run(const GemmArguments& args) { run(args, ConfiguredEpilogue{}); }
+
+    template <class Epilogue>
+    static __device__ __forceinline__ void run(const GemmArguments& args, const Epilogue& epilogue) {
+        static_assert(!Epilogue::kWrites || !L::kStaged, "a generated epilogue writes to memory itself");
         extern __shared__ __align__(1024) u8 memory[];
         Shared shared{shared_address(memory)};
         if (threadIdx.x == 0) {
@@ -163,7 +190,7 @@ struct Gemm {
             }
         } else {
             registers_take<224>();
-            consume(args, shared);
+            consume(args, shared, epilogue);
         }
         // A block must not leave while another may still write into its shared memory.
         if (L::kGroup > 1) {

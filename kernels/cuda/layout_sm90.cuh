@@ -14,6 +14,7 @@ constexpr int kArrivals = 4;
 constexpr int kThreads = 128 * (kConsumers + 1);
 constexpr int kChunkTokens = 64;     // tokens of one store of the epilogue
 
+// The order is known to runtime/engine/src/cuda/engine.rs.
 struct GemmArguments {
     TensorMap x;            // [m][k], boxes of 128 codes by kTokens / kCluster tokens, 128-byte swizzle
     TensorMap y;            // [m][n], boxes of 64 channels by chunk tokens; not f32 and s32

@@ -24,13 +24,23 @@ impl Cache {
     /// # Errors
     /// Those of [`Nvrtc::compile`], and [`Error::Cache`].
     pub fn get(&self, name: &str, source: &str, arch: Arch) -> Result<Vec<u8>, Error> {
+        self.or_make(name, source, arch, || Ok(self.nvrtc.compile(name, source, arch)?.cubin))
+    }
+
+    fn or_make(
+        &self,
+        name: &str,
+        source: &str,
+        arch: Arch,
+        make: impl FnOnce() -> Result<Vec<u8>, Error>,
+    ) -> Result<Vec<u8>, Error> {
         let path = self.folder.join(format!("{name}.{arch}.{}.cubin", self.key(source, arch)));
         if let Ok(cubin) = std::fs::read(&path) {
             return Ok(cubin);
         }
-        let compiled = self.nvrtc.compile(name, source, arch)?;
-        self.write(&path, &compiled.cubin).map_err(|source| Error::Cache { path, source })?;
-        Ok(compiled.cubin)
+        let cubin = make()?;
+        self.write(&path, &cubin).map_err(|source| Error::Cache { path, source })?;
+        Ok(cubin)
     }
 
     fn key(&self, source: &str, arch: Arch) -> String {
@@ -56,5 +66,36 @@ impl Cache {
         let beside = path.with_extension(format!("{}.part", std::process::id()));
         std::fs::File::create(&beside)?.write_all(bytes)?;
         std::fs::rename(&beside, path)
+    }
+}
+
+/// NVRTC with or without a cache before it.
+pub enum Compiler {
+    Direct(Nvrtc),
+    Cached(Cache),
+}
+
+impl Compiler {
+    /// A hand-written kernel; slow code is refused.
+    ///
+    /// # Errors
+    /// Those of [`Nvrtc::compile`], and [`Error::Cache`].
+    pub fn tuned(&self, name: &str, source: &str, arch: Arch) -> Result<Vec<u8>, Error> {
+        match self {
+            Compiler::Direct(nvrtc) => Ok(nvrtc.compile(name, source, arch)?.cubin),
+            Compiler::Cached(cache) => cache.get(name, source, arch),
+        }
+    }
+
+    /// Generated kernels, which may keep rare paths in local memory.
+    ///
+    /// # Errors
+    /// Those of [`Nvrtc::compile_any`], and [`Error::Cache`].
+    pub fn generated(&self, name: &str, source: &str, arch: Arch) -> Result<Vec<u8>, Error> {
+        let make = |nvrtc: &Nvrtc| Ok(nvrtc.compile_any(name, source, arch)?.0);
+        match self {
+            Compiler::Direct(nvrtc) => make(nvrtc),
+            Compiler::Cached(cache) => cache.or_make(name, source, arch, || make(&cache.nvrtc)),
+        }
     }
 }

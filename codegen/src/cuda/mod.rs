@@ -1,13 +1,25 @@
 //! CUDA kernels to machine code: NVRTC compiles each instance for an architecture, without a
 //! GPU, and what its assembler notes decides whether the instance is accepted.
 //!
-//! Reading order: [`nvrtc`] (the compiler), [`notes`] (what its assembler says), [`cache`].
+//! Reading order: [`nvrtc`] (the compiler), [`notes`] (what its assembler says), [`cache`]; then
+//! [`generate`], which makes a target image of a plan: `text` (one kernel), `expr` (scalar
+//! expressions), and the families `elementwise`, `rows`, `attention`, `products`, `gemm`.
 
+mod attention;
 pub mod cache;
+mod elementwise;
+mod epilogue;
+mod expr;
+mod gemm;
+mod generate;
 pub mod notes;
 pub mod nvrtc;
+mod products;
+mod rows;
+mod text;
 
-pub use cache::Cache;
+pub use cache::{Cache, Compiler};
+pub use generate::{generate, sources};
 pub use notes::Resources;
 pub use nvrtc::{Compiled, Nvrtc};
 
@@ -30,6 +42,16 @@ pub enum Arch {
 impl Arch {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Sm80, Self::Sm86, Self::Sm89, Self::Sm90a];
+}
+
+impl std::str::FromStr for Arch {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = || Self::ALL.map(|arch| arch.to_string()).join("`, `");
+        let found = Self::ALL.into_iter().find(|arch| arch.to_string() == name);
+        found.ok_or_else(|| format!("no CUDA architecture `{name}`; there are `{}`", known()))
+    }
 }
 
 impl fmt::Display for Arch {
@@ -81,6 +103,12 @@ pub enum Error {
         /// What the assembler notes.
         note: String,
     },
+    /// Steps of a plan that no kernel fits.
+    #[error("CUDA cannot run: {}", .0.join("; "))]
+    Unsupported(Vec<String>),
+    /// The kernels of one program together.
+    #[error("more than 4 GiB of CUDA code")]
+    TooLarge,
     /// The cache cannot be read or written.
     #[error("cache of kernels at {path}: {source}")]
     Cache {

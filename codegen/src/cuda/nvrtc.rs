@@ -79,6 +79,25 @@ impl Nvrtc {
     /// [`Error::Compile`] with the compiler's log; [`Error::Slow`] when the assembler's notes
     /// say that the code spills or that wgmma is serialised.
     pub fn compile(&self, name: &str, source: &str, arch: Arch) -> Result<Compiled, Error> {
+        let (cubin, log) = self.compile_any(name, source, arch)?;
+        let resources = notes::read(&log).map_err(|note| Error::Slow {
+            kernel: name.to_owned(),
+            arch,
+            note,
+        })?;
+        Ok(Compiled { cubin, resources })
+    }
+
+    /// Compiles a source whatever the assembler notes: the cubin and the log.
+    ///
+    /// # Errors
+    /// [`Error::Compile`] with the compiler's log.
+    pub fn compile_any(
+        &self,
+        name: &str,
+        source: &str,
+        arch: Arch,
+    ) -> Result<(Vec<u8>, String), Error> {
         let program = Program::new(name, source)?;
         let architecture = format!("--gpu-architecture={arch}");
         let options: Vec<CString> = OPTIONS
@@ -96,12 +115,7 @@ impl Nvrtc {
         if status != sys::nvrtcResult::NVRTC_SUCCESS {
             return Err(Error::Compile { kernel: name.to_owned(), arch, log });
         }
-        let resources = notes::read(&log).map_err(|note| Error::Slow {
-            kernel: name.to_owned(),
-            arch,
-            note,
-        })?;
-        Ok(Compiled { cubin: program.cubin(), resources })
+        Ok((program.cubin(), log))
     }
 }
 

@@ -71,7 +71,7 @@ impl From<fqrt::Error> for Failure {
         let exit = match &error {
             E::Io { .. } => Exit::Io,
             E::File { source, .. } => return file_failure(source, error.to_string()),
-            E::CannotRun(_) => Exit::CannotRun,
+            E::CannotRun(_) | E::Device(_) => Exit::CannotRun,
             E::Input { .. } | E::Output { .. } => Exit::Data,
             E::Limit(_) => Exit::Limit,
             E::Kernel { code: 1, .. } => Exit::Data,

@@ -31,6 +31,7 @@ pub mod sensitivity;
 pub mod settings;
 pub mod slices;
 pub mod svg;
+pub mod target;
 pub mod text;
 
 pub use exit::{Exit, Failure};

@@ -77,7 +77,7 @@ fn compile_arguments_that_make_no_sense() {
         (&["compile", MODEL, "-o", out, "--calib", "gone.npz"], 8, "gone.npz"),
         (&["compile", MODEL, "-o", out, "--method", "magic"], 2, "magic"),
         (&["compile", MODEL, "-o", out, "--method", "none", "--levels", "mmx"], 2, "mmx"),
-        (&["compile", MODEL, "-o", out, "--target", "cuda:sm_90a"], 2, "cuda:sm_90a"),
+        (&["compile", MODEL, "-o", out, "--target", "cuda:sm_70"], 2, "cuda:sm_70"),
     ];
     for (args, code, fragment) in table {
         expect(&w.fqc(args), code, fragment);
@@ -90,11 +90,12 @@ fn inputs_that_do_not_fit() {
     let w = World::new();
     let model = w.compiled("m.fqbin");
     let model = text(&model);
-    let table: [(&[&str], i32, &str); 5] = [
+    let table: [(&[&str], i32, &str); 6] = [
         (&["run", model], 2, "--inputs"),
         (&["run", model, "--inputs", "gone.npz"], 8, "gone.npz"),
         (&["run", model, "--text", "hi"], 2, "tokenizer"),
-        (&["run", model, "--device", "cuda:0", "--inputs", "x.npz"], 5, "cuda:0"),
+        (&["run", model, "--device", "cuda:0", "--inputs", "x.npz"], 5, "--target cpu,cuda"),
+        (&["run", model, "--device", "tpu", "--inputs", "x.npz"], 2, "`cuda:N`"),
         (&["bench", model, "--shape", "pixels=1x2"], 2, "pixels"),
     ];
     for (args, code, fragment) in table {

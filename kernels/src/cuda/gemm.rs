@@ -238,8 +238,8 @@ impl GemmConfig {
         Self { stages: (2..=limit).rev().find(fits).unwrap_or(2), ..self }
     }
 
-    /// The lines that specialise the source.
-    pub fn source(&self) -> String {
+    /// The lines that specialise the source, up to the kernel.
+    pub fn specialisation(&self) -> String {
         let Self {
             weights,
             blocks,
@@ -277,14 +277,30 @@ struct Config {{
 }};
 
 static_assert(Gemm<Config>::kSharedBytes == {shared}, \"the host counts shared memory alike\");
+",
+            shared = self.shared_bytes(),
+        )
+    }
 
-extern \"C\" __global__ void __launch_bounds__(kThreads, 1) __cluster_dims__({group}, 1, 1)
+    /// What goes before the kernel's name.
+    pub fn attributes(&self) -> String {
+        let group = self.group();
+        format!(
+            "extern \"C\" __global__ void __launch_bounds__(kThreads, 1) __cluster_dims__({group}, 1, 1)"
+        )
+    }
+
+    /// The whole source.
+    pub fn source(&self) -> String {
+        format!(
+            "{}
+{}
 {self}(const __grid_constant__ GemmArguments arguments) {{
     Gemm<Config>::run(arguments);
 }}
 ",
-            group = self.group(),
-            shared = self.shared_bytes(),
+            self.specialisation(),
+            self.attributes()
         )
     }
 }

@@ -13,7 +13,9 @@ pub mod rotate;
 pub mod wgmma;
 
 /// Every source by the name that `#include` gives it.
-pub const SOURCES: [(&str, &str); 16] = [
+pub const SOURCES: [(&str, &str); 18] = [
+    ("scalar.cuh", include_str!("../../cuda/scalar.cuh")),
+    ("attention_bf16.cuh", include_str!("../../cuda/attention_bf16.cuh")),
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
     ("wgmma.cuh", include_str!("../../cuda/wgmma.cuh")),
     ("epilogue.cuh", include_str!("../../cuda/epilogue.cuh")),

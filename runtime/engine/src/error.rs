@@ -1,5 +1,5 @@
 //! The one error type of the runtime, by who must act: whoever made the file (`File`), the
-//! machine's owner (`Io`, `CannotRun`, `Limit`), the caller (`Input`, `Output`, `Cancelled`), or
+//! machine's owner (`Io`, `CannotRun`, `Limit`, `Device`), the caller (`Input`, `Output`, `Cancelled`), or
 //! whoever made the program (`Program`, `Kernel`).
 
 use std::path::PathBuf;
@@ -21,6 +21,8 @@ pub enum Error {
     Output { name: String, what: String },
     #[error("over a limit: {0}")]
     Limit(String),
+    #[error("the GPU failed: {0}")]
+    Device(String),
     #[error("{0}")]
     Program(String),
     #[error("step {index} `{name}` ({family}) failed: {}", kernel_failure(*.code))]

@@ -5,7 +5,7 @@
 
 use fqbin::{Arg, Binding, Place, Port, Program};
 
-use crate::code::KernelFn;
+use crate::code::Code;
 use crate::error::{Error, Result};
 use crate::memory::{ALIGN, AlignedBytes};
 use crate::model::Model;
@@ -13,7 +13,7 @@ use crate::pool::{Job, Pool};
 
 /// Which block an argument's address is relative to.
 #[derive(Clone, Copy)]
-enum Base {
+pub(crate) enum Base {
     Input(u32),
     Output(u32),
     Arena,
@@ -21,12 +21,12 @@ enum Base {
 }
 
 /// A step with everything looked up.
-struct BoundStep {
-    kernel: KernelFn,
+pub(crate) struct BoundStep {
+    pub(crate) kernel: usize,
     /// First argument and first dimension in the flat tables.
     args: usize,
     dims: usize,
-    work: i64,
+    pub(crate) work: i64,
     grain: i64,
 }
 
@@ -36,21 +36,20 @@ pub(crate) struct Bound {
     /// Shapes of the inputs and outputs, in order.
     pub(crate) inputs: Vec<Vec<usize>>,
     pub(crate) outputs: Vec<Vec<usize>>,
-    steps: Vec<BoundStep>,
+    pub(crate) steps: Vec<BoundStep>,
     args: Vec<(Base, usize)>,
     dims: Vec<i64>,
 }
 
 impl Bound {
-    pub(crate) fn new(model: &Model, shapes: &[&[usize]]) -> Result<Bound> {
-        let program = model.program();
+    pub(crate) fn new(program: &Program, shapes: &[&[usize]]) -> Result<Bound> {
         let binding = Binding::new(program, shapes)?;
         let outputs = program.outputs.iter().map(|port| binding.shape(port)).collect();
         let inputs = shapes.iter().map(|shape| shape.to_vec()).collect();
         let (steps, args, dims) = (Vec::new(), Vec::new(), Vec::new());
         let mut bound = Bound { binding, inputs, outputs, steps, args, dims };
         for step in &program.steps {
-            let kernel = model.code().kernel(step.kernel.index());
+            let kernel = step.kernel.index();
             let (work, grain) = (bound.binding.value(step.work), bound.binding.value(step.grain));
             let (args, dims) = (bound.args.len(), bound.dims.len());
             bound.steps.push(BoundStep { kernel, args, dims, work, grain });
@@ -63,6 +62,14 @@ impl Bound {
             }
         }
         Ok(bound)
+    }
+
+    /// Resolved arguments and dimensions of a step.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn step_data(&self, index: usize) -> (&[(Base, usize)], &[i64]) {
+        let (step, next) = (&self.steps[index], self.steps.get(index + 1));
+        let (args, dims) = next.map_or((self.args.len(), self.dims.len()), |n| (n.args, n.dims));
+        (&self.args[step.args..args], &self.dims[step.dims..dims])
     }
 
     fn resolve(&self, program: &Program, arg: &Arg) -> Result<(Base, usize)> {
@@ -132,6 +139,7 @@ impl Workspace {
 
 /// A run in progress: addresses are resolved, steps are launched one by one.
 pub(crate) struct Run<'a> {
+    code: &'a Code,
     bound: &'a Bound,
     addresses: &'a [*mut u8],
     scratch: *mut u8,
@@ -143,6 +151,7 @@ impl<'a> Run<'a> {
     /// port's index. Fails if a block is not as long as the binding says.
     pub(crate) fn new(
         model: &'a Model,
+        code: &'a Code,
         bound: &'a Bound,
         workspace: &'a mut Workspace,
         inputs: impl Iterator<Item = (usize, &'a [u8])>,
@@ -182,7 +191,13 @@ impl<'a> Run<'a> {
             // buffer inside its block, and the blocks have the lengths checked above.
             addresses.0.push(unsafe { start.add(offset) });
         }
-        Ok(Run { bound, addresses: &addresses.0, scratch: scratch.as_mut_ptr(), stride: *stride })
+        Ok(Run {
+            code,
+            bound,
+            addresses: &addresses.0,
+            scratch: scratch.as_mut_ptr(),
+            stride: *stride,
+        })
     }
 
     /// Launches a step and waits for its end. Returns the kernel's result.
@@ -238,7 +253,7 @@ impl Shared<'_> {
         // SAFETY: the arguments are as the kernel's contract says: addresses of ranges that the
         // binding proved, the step's dimensions, a range inside `[0, work)`, and a scratch area
         // of this thread alone. The code itself is trusted by whoever loaded the model.
-        unsafe { (step.kernel)(bufs, dims, begin, end, scratch) }
+        unsafe { (run.code.kernel(step.kernel))(bufs, dims, begin, end, scratch) }
     }
 }
 

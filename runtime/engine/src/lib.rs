@@ -1,4 +1,5 @@
-//! The runtime: loads an `.fqbin`, binds it to input shapes, and runs its program on the CPU. It
+//! The runtime: loads an `.fqbin`, binds it to input shapes, and runs its program on the
+//! CPU or, with the feature `cuda`, on an NVIDIA GPU. It
 //! knows no compiler, reads no environment, and starts no thread that a session did not ask for.
 //!
 //! ```no_run
@@ -18,10 +19,12 @@
 //! program. What is checked without trust is everything else: any bytes whatsoever give an error
 //! or a program whose every memory range is proven before a step runs.
 //!
-//! Unsafe code is in `memory`, `code`, `cpu`, `pool` and `launch` only.
+//! Unsafe code is in `memory`, `code`, `cpu`, `pool`, `launch` and `cuda::driver` only.
 
 mod code;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod error;
 mod launch;
 mod memory;
@@ -31,9 +34,13 @@ mod session;
 mod tensor;
 
 pub use cpu::{best_level, level_available, missing_features};
+#[cfg(feature = "cuda")]
+pub use cuda::gpu;
 pub use error::{Error, Result};
-pub use fqbin::{Elem, Level, PublicKey, Trust};
+pub use fqbin::{Elem, Level, Program, PublicKey, Trust};
 pub use memory::{AlignedBytes, Plain, bytes_of, bytes_of_mut, numbers_of};
-pub use model::{CPU_TARGET, Load, Model, Options};
+pub use model::{CPU_TARGET, Device, Load, Model, Options};
+#[cfg(feature = "cuda")]
+pub use session::DeviceTensor;
 pub use session::{Observed, Session, SessionOptions};
 pub use tensor::{Number, Outputs, Tensor, TensorView, TensorViewMut};

@@ -27,9 +27,19 @@ pub enum Load {
     Read,
 }
 
+/// What a model runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    #[default]
+    Cpu,
+    /// The NVIDIA GPU of this number.
+    Cuda(u32),
+}
+
 /// How to load a model.
 #[derive(Clone, Debug)]
 pub struct Options {
+    pub device: Device,
     /// The code level to use; `None` takes the best one that the file has and the machine runs.
     pub level: Option<Level>,
     /// Whose code may run.
@@ -39,20 +49,36 @@ pub struct Options {
 
 impl Options {
     pub fn new(trust: Trust) -> Options {
-        Options { level: None, trust, load: Load::Map }
+        Options { device: Device::Cpu, level: None, trust, load: Load::Map }
     }
 
     pub fn level(self, level: Option<Level>) -> Options {
         Options { level, ..self }
     }
+
+    pub fn device(self, device: Device) -> Options {
+        Options { device, ..self }
+    }
+}
+
+/// Code that is ready to run.
+pub(crate) enum Loaded {
+    Cpu {
+        code: Code,
+        level: Level,
+    },
+    #[cfg(feature = "cuda")]
+    Cuda {
+        on: crate::cuda::Loaded,
+        target: String,
+    },
 }
 
 /// A loaded model.
 pub struct Model {
     program: Program,
     weights: Weights,
-    code: Code,
-    level: Level,
+    code: Loaded,
     manifest: Vec<u8>,
     content_id: Option<[u8; 32]>,
 }
@@ -64,29 +90,21 @@ impl Model {
         let bytes = read(path, options.load)?;
         let layout = Layout::validate(&bytes).map_err(in_file)?;
         layout.check_trust(&options.trust).map_err(in_file)?;
-        let target = layout.target(CPU_TARGET).ok_or_else(|| {
-            let names: Vec<&str> = layout.targets.iter().map(|t| t.name.as_str()).collect();
-            let have = names.join("`, `");
-            Error::CannotRun(format!(
-                "the file has code for `{have}` only; compile it with `--target cpu`"
-            ))
-        })?;
-        let sections = &layout.table.sections;
-        let names = target.code.iter().map(|&i| sections[i].level.as_str());
-        let (chosen, level) = choose(names, options.level)?;
-        let section = &sections[target.code[chosen]];
-        let payload = &bytes[section.range().map_err(in_file)?];
-        let code = Code::from_section(section, payload, target.program.kernels.len())?;
-        let range = |i: usize| sections[i].range().map_err(in_file);
+        let (program, code, weights) = match options.device {
+            Device::Cpu => cpu_code(&layout, &bytes, options.level)?,
+            Device::Cuda(ordinal) => cuda_code(&layout, &bytes, ordinal)?,
+        };
+        let range = |i: usize| layout.table.sections[i].range().map_err(in_file);
         let manifest = match layout.manifest {
             Some(i) => bytes[range(i)?].to_vec(),
             None => Vec::new(),
         };
-        let weights = target.weights.map_or(Ok(0..0), range)?;
-        let program = target.program.clone();
         let content_id = Some(layout.table.content_id);
-        let weights = Weights::File(bytes, weights);
-        Ok(Arc::new(Model { program, weights, code, level, manifest, content_id }))
+        let weights = match weights {
+            Some(section) => Weights::File(bytes, range(section)?),
+            None => Weights::Owned(AlignedBytes::default()),
+        };
+        Ok(Arc::new(Model { program, weights, code, manifest, content_id }))
     }
 
     /// Makes a model from parts that were made in this process, without a file.
@@ -102,20 +120,34 @@ impl Model {
         })?;
         let (chosen, level) = choose(code.iter().map(|c| c.level.as_str()), level)?;
         let code = Code::from_image(&code[chosen], program.kernels.len())?;
+        let code = Loaded::Cpu { code, level };
         let mut block = AlignedBytes::zeroed(weights.len())?;
         weights.copy_to(block.as_mut_slice());
         let weights = Weights::Owned(block);
         let (manifest, content_id) = (Vec::new(), None);
-        Ok(Arc::new(Model { program, weights, code, level, manifest, content_id }))
+        Ok(Arc::new(Model { program, weights, code, manifest, content_id }))
     }
 
     pub fn program(&self) -> &Program {
         &self.program
     }
 
-    /// The level of the loaded code.
-    pub fn level(&self) -> Level {
-        self.level
+    /// The level of the loaded code; `None` for code of a GPU.
+    pub fn level(&self) -> Option<Level> {
+        match &self.code {
+            Loaded::Cpu { level, .. } => Some(*level),
+            #[cfg(feature = "cuda")]
+            Loaded::Cuda { .. } => None,
+        }
+    }
+
+    /// What the loaded code is for: a CPU level, or a GPU target such as `cuda:sm_90a`.
+    pub fn target(&self) -> &str {
+        match &self.code {
+            Loaded::Cpu { level, .. } => level.name(),
+            #[cfg(feature = "cuda")]
+            Loaded::Cuda { target, .. } => target,
+        }
     }
 
     /// The JSON manifest of the file; empty for a model without a file.
@@ -132,15 +164,65 @@ impl Model {
         &self.weights
     }
 
-    pub(crate) fn code(&self) -> &Code {
+    pub(crate) fn code(&self) -> &Loaded {
         &self.code
     }
 }
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Model({} steps, {})", self.program.steps.len(), self.level)
+        write!(f, "Model({} steps, {})", self.program.steps.len(), self.target())
     }
+}
+
+/// A program, its code, and the index of its weights' section.
+type Parts = (Program, Loaded, Option<usize>);
+
+fn cpu_code(layout: &Layout, bytes: &[u8], level: Option<Level>) -> Result<Parts> {
+    let target = layout.target(CPU_TARGET).ok_or_else(|| {
+        let names: Vec<&str> = layout.targets.iter().map(|t| t.name.as_str()).collect();
+        let have = names.join("`, `");
+        Error::CannotRun(format!(
+            "the file has code for `{have}` only; compile it with `--target cpu`"
+        ))
+    })?;
+    let sections = &layout.table.sections;
+    let names = target.code.iter().map(|&i| sections[i].level.as_str());
+    let (chosen, level) = choose(names, level)?;
+    let section = &sections[target.code[chosen]];
+    let payload = &bytes[section.range().map_err(in_code)?];
+    let code = Code::from_section(section, payload, target.program.kernels.len())?;
+    Ok((target.program.clone(), Loaded::Cpu { code, level }, target.weights))
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_code(layout: &Layout, bytes: &[u8], ordinal: u32) -> Result<Parts> {
+    let (context, target) = crate::cuda::open(layout, ordinal)?;
+    let sections = &layout.table.sections;
+    let section = |index: usize| {
+        let section = &sections[index];
+        let payload = &bytes[section.range().map_err(in_code)?];
+        fqbin::check_hash(section, payload).map_err(in_code)?;
+        Ok::<&[u8], Error>(payload)
+    };
+    let code = *target.code.first().ok_or_else(|| {
+        Error::Program(format!("target `{}` has no code", fqbin::printable(&target.name)))
+    })?;
+    let kernels = target.program.kernels.len();
+    let view = fqbin::CodeView::decode("", section(code)?, kernels).map_err(in_code)?;
+    let weights = target.weights.map_or(Ok(&[][..]), section)?;
+    let on = crate::cuda::Loaded::new(context, &target.program, &view, weights)?;
+    let code = Loaded::Cuda { on, target: target.name.clone() };
+    Ok((target.program.clone(), code, None))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_code(_layout: &Layout, _bytes: &[u8], _ordinal: u32) -> Result<Parts> {
+    Err(Error::CannotRun("this program was built without CUDA; run on `cpu`".into()))
+}
+
+fn in_code(source: fqbin::Error) -> Error {
+    Error::File { path: "(code)".into(), source }
 }
 
 /// Reads or maps a regular file.

@@ -7,11 +7,18 @@ use std::time::Instant;
 
 use fqbin::{BufferId, Elem, Port, Program};
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::error::{Error, Result};
 use crate::launch::{Bound, Run, Workspace};
-use crate::model::Model;
+use crate::model::{Loaded, Model};
 use crate::pool::{MAX_THREADS, Pool};
 use crate::tensor::{Outputs, Tensor, TensorView, TensorViewMut, dense_bytes};
+
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(feature = "cuda")]
+pub use gpu::DeviceTensor;
 
 /// Shapes that a session keeps bound.
 const CACHED_SHAPES: usize = 8;
@@ -65,10 +72,26 @@ enum After<'a> {
 pub struct Session {
     model: Arc<Model>,
     options: SessionOptions,
-    pool: Pool,
-    workspace: Workspace,
+    engine: Engine,
     /// Bound shapes, the latest first.
-    bound: Vec<Bound>,
+    bound: Vec<Shapes>,
+}
+
+/// What runs the steps.
+enum Engine {
+    Cpu {
+        pool: Pool,
+        workspace: Workspace,
+    },
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Engine),
+}
+
+/// A bound shape, and what it has on a GPU.
+struct Shapes {
+    bound: Bound,
+    #[cfg(feature = "cuda")]
+    own: cuda::OnDevice,
 }
 
 impl Session {
@@ -77,13 +100,15 @@ impl Session {
             let threads = options.threads;
             return Err(Error::Limit(format!("{threads} threads; use 1 to {MAX_THREADS}")));
         }
-        Ok(Session {
-            model: Arc::clone(model),
-            pool: Pool::new(options.threads)?,
-            options,
-            workspace: Workspace::default(),
-            bound: Vec::new(),
-        })
+        let engine = match model.code() {
+            Loaded::Cpu { .. } => {
+                let pool = Pool::new(options.threads)?;
+                Engine::Cpu { pool, workspace: Workspace::default() }
+            }
+            #[cfg(feature = "cuda")]
+            Loaded::Cuda { on, .. } => Engine::Cuda(cuda::Engine::new(on, options.max_bytes)?),
+        };
+        Ok(Session { model: Arc::clone(model), engine, options, bound: Vec::new() })
     }
 
     pub fn model(&self) -> &Arc<Model> {
@@ -102,7 +127,7 @@ impl Session {
         outputs: &mut [(&str, TensorViewMut<'_>)],
     ) -> Result<()> {
         self.bind(inputs)?;
-        check_outputs(&self.model, &self.bound[0].outputs, outputs)?;
+        check_outputs(&self.model, &self.bound[0].bound.outputs, outputs)?;
         self.launch(inputs, outputs, After::Nothing)
     }
 
@@ -133,20 +158,20 @@ impl Session {
         inputs: &[(&str, TensorView<'_>)],
     ) -> Result<Vec<(String, Elem, Vec<usize>)>> {
         self.bind(inputs)?;
-        let ports = self.model.program().outputs.iter().zip(&self.bound[0].outputs);
+        let ports = self.model.program().outputs.iter().zip(&self.bound[0].bound.outputs);
         Ok(ports.map(|(port, shape)| (port.name.clone(), port.elem, shape.clone())).collect())
     }
 
     /// The binding of the latest run, for reports; `None` before the first.
     pub fn binding(&self) -> Option<&fqbin::Binding> {
-        self.bound.first().map(|bound| &bound.binding)
+        self.bound.first().map(|shapes| &shapes.bound.binding)
     }
 
     fn run_new(&mut self, inputs: &[(&str, TensorView<'_>)], after: After<'_>) -> Result<Outputs> {
         self.bind(inputs)?;
         let ports = &self.model.program().outputs;
         let mut tensors = Vec::with_capacity(ports.len());
-        for (port, shape) in ports.iter().zip(&self.bound[0].outputs) {
+        for (port, shape) in ports.iter().zip(&self.bound[0].bound.outputs) {
             tensors.push((port.name.clone(), Tensor::zeros(port.elem, shape)?));
         }
         let mut views: Vec<(&str, TensorViewMut<'_>)> =
@@ -157,23 +182,41 @@ impl Session {
 
     /// Checks the inputs and makes their shapes the first of the bound ones.
     fn bind(&mut self, inputs: &[(&str, TensorView<'_>)]) -> Result<()> {
-        let ports = &self.model.program().inputs;
+        let model = Arc::clone(&self.model);
+        let ports = &model.program().inputs;
         check_inputs(ports, inputs)?;
-        let same = |bound: &Bound| {
-            let shapes = bound.inputs.iter().zip(ports);
-            shapes.clone().all(|(shape, port)| find(inputs, port).is_some_and(|v| v.shape == shape))
+        self.bind_shapes(|i| find(inputs, &ports[i]).map_or(&[], |view| view.shape))
+    }
+
+    /// Makes the shapes that `of` gives for the inputs, by their index, the first of the bound ones.
+    fn bind_shapes<'s>(&mut self, of: impl Fn(usize) -> &'s [usize]) -> Result<()> {
+        let same = |cached: &Shapes| {
+            cached.bound.inputs.iter().enumerate().all(|(i, shape)| shape == of(i))
         };
         if let Some(hit) = self.bound.iter().position(same) {
             self.bound[..=hit].rotate_right(1);
         } else {
-            let found = ports.iter().filter_map(|port| find(inputs, port));
-            let shapes: Vec<&[usize]> = found.map(|view| view.shape).collect();
-            let bound = Bound::new(&self.model, &shapes)?;
+            let shapes: Vec<&[usize]> = (0..self.model.program().inputs.len()).map(of).collect();
+            let shapes = Shapes {
+                bound: Bound::new(self.model.program(), &shapes)?,
+                #[cfg(feature = "cuda")]
+                own: cuda::OnDevice::default(),
+            };
             self.bound.truncate(CACHED_SHAPES - 1);
-            self.bound.insert(0, bound);
+            self.bound.insert(0, shapes);
         }
-        let threads = self.pool.threads();
-        self.workspace.reserve(&self.bound[0], threads, self.options.max_bytes)
+        match (&mut self.engine, self.model.code()) {
+            (Engine::Cpu { pool, workspace }, _) => {
+                workspace.reserve(&self.bound[0].bound, pool.threads(), self.options.max_bytes)
+            }
+            #[cfg(feature = "cuda")]
+            (Engine::Cuda(engine), Loaded::Cuda { on, .. }) => {
+                let Shapes { bound, own } = &mut self.bound[0];
+                engine.prepare(self.model.program(), on, bound, own)
+            }
+            #[cfg(feature = "cuda")]
+            (Engine::Cuda(_), Loaded::Cpu { .. }) => Err(changed()),
+        }
     }
 
     /// Runs all steps on the shapes bound first.
@@ -183,28 +226,40 @@ impl Session {
         outputs: &mut [(&str, TensorViewMut<'_>)],
         mut after: After<'_>,
     ) -> Result<()> {
-        let (program, bound) = (self.model.program(), &self.bound[0]);
+        let (program, bound) = (self.model.program(), &self.bound[0].bound);
         let port = |ports: &[Port], name: &str| ports.iter().position(|p| p.name == name);
         let inputs =
             inputs.iter().filter_map(|(name, v)| Some((port(&program.inputs, name)?, v.data)));
         let outputs = outputs
             .iter_mut()
             .filter_map(|(name, v)| Some((port(&program.outputs, name)?, &mut *v.data)));
-        let run = Run::new(&self.model, bound, &mut self.workspace, inputs, outputs)?;
-        for (index, step) in program.steps.iter().enumerate() {
+        let (pool, workspace, code) = match (&mut self.engine, self.model.code()) {
+            (Engine::Cpu { pool, workspace }, Loaded::Cpu { code, .. }) => (pool, workspace, code),
+            #[cfg(feature = "cuda")]
+            (Engine::Cuda(engine), Loaded::Cuda { on, .. }) => {
+                let run = gpu::OnGpu { engine, on, program, shapes: &self.bound[0] };
+                return run.run(inputs, outputs, after, self.options.cancel.as_deref());
+            }
+            #[cfg(feature = "cuda")]
+            _ => return Err(changed()),
+        };
+        let run = Run::new(&self.model, code, bound, workspace, inputs, outputs)?;
+        for index in 0..program.steps.len() {
             if self.options.cancel.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 return Err(Error::Cancelled);
             }
             let start = matches!(after, After::Time(_)).then(Instant::now);
-            let code = run.step(index, &mut self.pool);
+            let code = run.step(index, pool);
             if code != 0 {
-                let (name, family) = (fqbin::printable(&step.name), step.family.clone());
-                return Err(Error::Kernel { index, name, family, code });
+                return Err(kernel_error(program, index, code));
             }
             match (&mut after, start) {
                 (After::Time(times), Some(start)) => times.push(start.elapsed().as_nanos() as u64),
                 (After::Observe(observe), _) => {
-                    observe_step(&run, bound, program, index, observe);
+                    observe_step(bound, program, index, observe, |arg, _, observe| {
+                        observe(run.buffer_of(index, arg, program));
+                        Ok(())
+                    })?;
                 }
                 _ => {}
             }
@@ -213,13 +268,26 @@ impl Session {
     }
 }
 
+#[cfg(feature = "cuda")]
+fn changed() -> Error {
+    Error::Program("the session's model changed its device".into())
+}
+
+fn kernel_error(program: &Program, index: usize, code: i32) -> Error {
+    let step = &program.steps[index];
+    let (name, family) = (fqbin::printable(&step.name), step.family.clone());
+    Error::Kernel { index, name, family, code }
+}
+
+/// Shows what a step wrote. `with` hands the bytes of the buffer behind an argument, of which it is
+/// told the position and the buffer's index, to a function.
 fn observe_step(
-    run: &Run<'_>,
     bound: &Bound,
     program: &Program,
     index: usize,
     observe: &mut dyn FnMut(Observed<'_>),
-) {
+    with: impl Fn(usize, usize, &mut dyn FnMut(&[u8])) -> Result<()>,
+) -> Result<()> {
     for (a, arg) in program.steps[index].args.iter().enumerate() {
         if !arg.access.writes() {
             continue;
@@ -227,11 +295,13 @@ fn observe_step(
         let buffer = &program.buffers[arg.buffer.index()];
         let shape: Vec<usize> =
             buffer.shape.iter().map(|&d| bound.binding.value(d) as usize).collect();
-        let data = run.buffer_of(index, a, program);
         let (name, elem) = (buffer.name.as_str(), buffer.elem);
         let shape = &shape[..];
-        observe(Observed { step: index, buffer: arg.buffer, name, elem, shape, data });
+        with(a, arg.buffer.index(), &mut |data| {
+            observe(Observed { step: index, buffer: arg.buffer, name, elem, shape, data });
+        })?;
     }
+    Ok(())
 }
 
 fn find<'a>(inputs: &[(&str, TensorView<'a>)], port: &Port) -> Option<TensorView<'a>> {

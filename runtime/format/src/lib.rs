@@ -34,6 +34,13 @@
 //! code), 5 signature (u32 1, Ed25519 public key, signature of `"fqbin content id v1\0"` and the
 //! content id).
 //!
+//! For `cuda:` targets the code is cubins one after another, each at a multiple of 64; a kernel's
+//! entry is where the cubin begins that has the symbol of its name up to the first dot. Its
+//! attributes are `threads` of a block and, for generated kernels, `items`: work items of a block.
+//! Kernels that read their first argument through a tensor map have `n`, `k`, `k_blocks`, `tokens`
+//! and `channels` (of a tile), `cluster`, `split`, `shared` (bytes) and `max_rows` instead; those of
+//! one product follow each other by growing `max_rows`, and a step names the first.
+//!
 //! A change of anything here is a new format version.
 //!
 //! # Trust

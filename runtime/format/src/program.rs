@@ -10,6 +10,11 @@
 //! same bytes; `scratch` a 64-byte aligned block of `Step::scratch_bytes` bytes for this call
 //! alone. The kernel returns 0 on success, 1 for an index out of range, and any other number for
 //! another error.
+//!
+//! A CUDA kernel has one parameter of 64-bit words: `bufs`, `dims`, the number of work items, the
+//! address of a 32-bit status word that it sets to 1 for an index out of range. Those that read
+//! through a tensor map have `GemmArguments` of `kernels/cuda/layout_sm90.cuh` before it, their first
+//! dim is the distance between rows in bytes, and their work items are rows.
 
 use crate::expr::{Expr, ExprId, display};
 

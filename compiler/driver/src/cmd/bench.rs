@@ -39,7 +39,7 @@ pub struct Args {
 #[derive(Serialize)]
 struct Timing {
     model: String,
-    level: &'static str,
+    level: String,
     threads: usize,
     shapes: Vec<String>,
     runs: usize,
@@ -89,7 +89,7 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     times.sort_by(f64::total_cmp);
     let result = Timing {
         model: args.model.display().to_string(),
-        level: model.level().name(),
+        level: model.target().to_owned(),
         threads,
         shapes: batch.iter().map(|(n, t)| format!("{n}={:?}", t.shape())).collect(),
         runs: args.runs,

@@ -11,6 +11,7 @@ use crate::pipeline::{self, Compiled, Context};
 use crate::progress::Verbosity;
 use crate::report::Report;
 use crate::settings::{Float, LmHead, Method, Rounding, Scheme, Settings};
+use crate::target::{self, Target};
 use fqbin::Image;
 use fqc_ir::{Graph, text};
 use std::path::PathBuf;
@@ -27,9 +28,9 @@ pub struct Args {
     pub output: PathBuf,
     #[command(flatten)]
     pub calib: CalibArgs,
-    /// What to compile for
-    #[arg(long, default_value = "cpu")]
-    pub target: String,
+    /// What to compile for: `cpu`, `cuda` (sm_90a), `cuda:ARCH`; several separated by commas
+    #[arg(long, value_delimiter = ',', default_value = "cpu", value_parser = Target::parse)]
+    pub target: Vec<Target>,
     /// Settings in TOML, by the names in the file's manifest; options on the command line win
     #[arg(long, value_name = "F.toml")]
     pub config: Option<PathBuf>,
@@ -121,13 +122,15 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     let mut report = Report::new(&compiled, &settings, file_name.unwrap_or_default());
     report.model_hash = hash::file(&args.model)?;
     report.calibration = origin;
-    // Of all that was compiled, only the target is written.
+    // Of all that was compiled, only the targets are written.
     let Compiled { target, plan, graph, float, .. } = compiled;
-    drop((plan, graph, float));
+    drop((graph, float));
+    let targets = target::images(target, &plan, &args.target, &cx)?;
+    drop(plan);
     let image = Image {
         producer: report.producer.clone(),
         manifest: serde_json::to_vec_pretty(&report).map_err(Failure::internal)?,
-        targets: vec![target],
+        targets,
     };
     interrupt.check()?;
     let written = fqbin::write_file(&args.output, &image, Some(&key::own()?))
@@ -156,12 +159,6 @@ fn layer_scheme(text: &str) -> Result<(String, Scheme), String> {
 
 /// Refuses what cannot work before anything long begins.
 fn check(args: &Args) -> Result<(), Failure> {
-    if args.target != "cpu" {
-        return Err(Failure::usage(format!(
-            "target `{}` is not supported by this build; there is `cpu`",
-            args.target
-        )));
-    }
     args.calib.check()?;
     check_folder(&args.output)
 }

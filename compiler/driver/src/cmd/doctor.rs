@@ -45,6 +45,22 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         ok: true,
         detail: "LLVM 22 for the CPU; compiled files need none".to_owned(),
     });
+    checks.push(match fqc_codegen::cuda::Nvrtc::load() {
+        Ok(nvrtc) => {
+            let (major, minor) = nvrtc.version();
+            let detail = format!("NVRTC {major}.{minor} in `{}`", nvrtc.folder().display());
+            Check { what: "code generator for GPUs".to_owned(), ok: true, detail }
+        }
+        Err(e) => {
+            let what = "code generator for GPUs".to_owned();
+            Check { what, ok: false, detail: e.to_string() }
+        }
+    });
+    let (ok, detail) = match fqrt::gpu(0) {
+        Ok(name) => (true, name),
+        Err(e) => (false, e.to_string()),
+    };
+    checks.push(Check { what: "GPU".to_owned(), ok, detail });
     let (ok, detail) = match key::folder() {
         Some(dir) if dir.join("key").exists() => (true, format!("in `{}`", dir.display())),
         Some(dir) => (true, format!("the first compile makes one in `{}`", dir.display())),

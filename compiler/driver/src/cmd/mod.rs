@@ -20,7 +20,7 @@ use crate::interrupt::Interrupt;
 use crate::pipeline::{self, Context};
 use crate::progress::Verbosity;
 use crate::{key, npz, text};
-use fqrt::{Model, Options, Session, SessionOptions, TensorView};
+use fqrt::{Device, Model, Options, Session, SessionOptions, TensorView};
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ pub struct RunArgs {
     /// Run code that is not signed by this user's key; a stranger's file is a stranger's program
     #[arg(long)]
     pub trust: bool,
-    /// Device to run on
+    /// Device to run on: `cpu`, `cuda` or `cuda:N`
     #[arg(long, default_value = "cpu")]
     pub device: String,
 }
@@ -65,14 +65,18 @@ impl RunArgs {
         SessionOptions { threads: self.threads(), cancel, ..Default::default() }
     }
 
-    fn check_device(&self) -> Result<(), Failure> {
-        if self.device == "cpu" {
-            return Ok(());
+    /// `cpu`, `cuda` or `cuda:N`.
+    fn device(&self) -> Result<Device, Failure> {
+        let unknown = || {
+            let name = &self.device;
+            Failure::usage(format!("no device `{name}`; there are `cpu`, `cuda` and `cuda:N`"))
+        };
+        match self.device.split_once(':') {
+            None if self.device == "cpu" => Ok(Device::Cpu),
+            None if self.device == "cuda" => Ok(Device::Cuda(0)),
+            Some(("cuda", n)) => n.parse().map(Device::Cuda).map_err(|_| unknown()),
+            _ => Err(unknown()),
         }
-        Err(Failure::new(
-            crate::Exit::CannotRun,
-            format!("device `{}` is not supported by this build; use `cpu`", self.device),
-        ))
     }
 }
 
@@ -100,14 +104,19 @@ impl InputArgs {
 
 /// Loads a compiled file, or compiles an ONNX model in float, in memory.
 pub fn load(path: &Path, args: &RunArgs, cx: &mut Context<'_>) -> Result<Arc<Model>, Failure> {
-    args.check_device()?;
+    let device = args.device()?;
     let level = pipeline::forced_level()?;
     if path.extension().is_some_and(|e| e == "onnx") {
+        if device != Device::Cpu {
+            return Err(Failure::usage(
+                "an .onnx runs on `cpu` only; compile it with `--target cuda` first",
+            ));
+        }
         let float = pipeline::import(path, cx)?;
         let target = pipeline::float_target(&float, cx)?;
         return Ok(Model::from_parts(target.program, &target.weights, &target.code, level)?);
     }
-    let options = Options::new(key::trust(args.trust)?).level(level);
+    let options = Options::new(key::trust(args.trust)?).level(level).device(device);
     Ok(Model::load(path, &options)?)
 }
 

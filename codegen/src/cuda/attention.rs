@@ -1,0 +1,248 @@
+//! Attention in one pass over the keys with a running softmax: on tensor cores where products may be
+//! in bf16 (`kernels/cuda/attention_bf16.cuh`), else in f32 as follows. A block has sixteen queries of one
+//! head; eight threads share a query, each with its own keys of a tile and its own channels of the
+//! result.
+
+use fqc_ir::dim::{self, Dim};
+use fqc_ir::plan::{Precision, Step, View};
+use fqc_ir::types::Elem;
+
+use super::expr;
+use super::text::{Call, Text, divides};
+
+/// Queries of a block.
+const QUERIES: i64 = 16;
+/// Threads that share a query.
+const SHARE: i64 = 8;
+
+/// Largest head, in channels.
+const MAX_HEAD: i64 = 256;
+
+/// Attention as a step has it.
+pub struct Attention {
+    pub scale: f32,
+    pub causal: bool,
+    pub mask: bool,
+    pub precision: Precision,
+}
+
+/// Queries of a block whose products are in bf16, and its threads.
+const TILE: i64 = 64;
+const TILE_THREADS: u32 = 128;
+
+/// Whether the tensor cores take it: bf16 is allowed, heads are whole tiles, rows are aligned.
+fn in_tiles(spec: &Attention, views: &[&View]) -> bool {
+    let whole = |v: &View| v.shape[3].as_const().is_some_and(|n| n % 16 == 0 && n <= 128);
+    let aligned = |v: &View| divides(4, &v.offset) && v.strides[..3].iter().all(|s| divides(4, s));
+    let last = views[views.len() - 1];
+    let floats = [views[0], views[1], views[2], last];
+    spec.precision == Precision::Bf16 && floats.into_iter().all(|v| whole(v) && aligned(v))
+}
+
+/// The kernel that multiplies in bf16.
+fn tiled(step: &Step, spec: &Attention, views: &[&View], [depth, width]: [i64; 2]) -> Call {
+    let (q, k, v, out) = (views[0], views[1], views[2], views[views.len() - 1]);
+    let mut t = Text::new(step);
+    let (heads, groups) = (t.size(&q.shape[1]), t.size(&k.shape[1]));
+    let (s, n) = (t.size(&q.shape[2]), t.size(&k.shape[2]));
+    t.line(format!("const u32 blocks = (static_cast<u32>({s}) + {TILE} - 1) / {TILE};"));
+    t.line(format!(
+        "const u32 pair = blockIdx.x / blocks, batch = pair / static_cast<u32>({heads});"
+    ));
+    t.line(format!("const u32 head = pair % static_cast<u32>({heads});"));
+    t.line(format!(
+        "const u32 group = head / (static_cast<u32>({heads}) / static_cast<u32>({groups}));"
+    ));
+    t.line("Head h = {};");
+    let all = [("q", 0, q, "head"), ("k", 1, k, "group"), ("v", 2, v, "group")];
+    let result = ("y", views.len() - 1, out, "head");
+    let mask = spec.mask.then(|| ("mask", 3, views[3], "head"));
+    for (name, index, view, of) in all.into_iter().chain([result]).chain(mask) {
+        t.pointer(name, index, view, Elem::F32, name == "y");
+        let strides: Vec<String> = view.strides.iter().map(|s| t.size(s)).collect();
+        t.line(format!("h.{name} = {name} + batch * {} + {of} * {};", strides[0], strides[1]));
+        t.line(format!("h.{name}_row = {};", strides[2]));
+        if name == "mask" {
+            t.line(format!("h.mask_key = {};", strides[3]));
+        }
+    }
+    t.line(format!("h.queries = {s};"));
+    t.line(format!("h.keys = {n};"));
+    let (causal, mask, scale) = (spec.causal, spec.mask, expr::float(spec.scale));
+    t.line(format!(
+        "attention_bf16<{depth}, {width}, {causal}, {mask}>(h, blockIdx.x % blocks * {TILE}, {scale});"
+    ));
+    let blocks = q.shape[2].ceil_div(TILE);
+    t.finish(
+        TILE_THREADS,
+        1,
+        dim::product([&q.shape[0], &q.shape[1], &blocks]),
+        ops(q, k, depth + width),
+    )
+}
+
+fn ops(q: &View, k: &View, channels: i64) -> Dim {
+    let pairs = dim::product([&q.shape[0], &q.shape[1], &q.shape[2], &k.shape[2]]);
+    pairs * Dim::from(2 * channels)
+}
+
+/// The kernel of a step.
+pub fn attention(step: &Step, spec: &Attention, elems: &[Elem]) -> Result<Call, String> {
+    let views: Vec<&View> = step.args.iter().chain(&step.results).collect();
+    if elems.iter().any(|e| *e != Elem::F32) || views.iter().any(|v| v.shape.len() != 4) {
+        return Err("attention is of f32 and rank 4; cast before".into());
+    }
+    let (q, k, v, out) = (views[0], views[1], views[2], views[views.len() - 1]);
+    let (Some(depth), Some(width)) = (q.shape[3].as_const(), v.shape[3].as_const()) else {
+        return Err("the size of a head is not constant".into());
+    };
+    if depth.max(width) > MAX_HEAD {
+        return Err(format!("heads of {} channels, at most {MAX_HEAD}", depth.max(width)));
+    }
+    if in_tiles(spec, &views) {
+        return Ok(tiled(step, spec, &views, [depth, width]));
+    }
+    let keys = if depth + width > 256 { 16 } else { 32 };
+    let (own_keys, own_channels) = (keys / SHARE, (width + SHARE - 1) / SHARE);
+    let mut t = Text::new(step);
+    let heads = t.size(&q.shape[1]);
+    let groups = t.size(&k.shape[1]);
+    let (s, n) = (t.size(&q.shape[2]), t.size(&k.shape[2]));
+    for (name, index, view, writes) in [
+        ("q", 0, q, false),
+        ("k", 1, k, false),
+        ("v", 2, v, false),
+        ("y", views.len() - 1, out, true),
+    ] {
+        t.pointer(name, index, view, Elem::F32, writes);
+    }
+    t.line(format!("__shared__ float queries[{QUERIES}][{}];", depth + 1));
+    t.line(format!("__shared__ float keys[{keys}][{}];", depth + 1));
+    t.line(format!("__shared__ float values[{keys}][{width}];"));
+    t.line(format!("__shared__ float weights[{QUERIES}][{}];", keys + 1));
+    t.line(format!("const u32 blocks = (static_cast<u32>({s}) + {QUERIES} - 1) / {QUERIES};"));
+    t.line(format!(
+        "const u32 pair = blockIdx.x / blocks, batch = pair / static_cast<u32>({heads});"
+    ));
+    t.line(format!("const u32 head = pair % static_cast<u32>({heads});"));
+    t.line(format!(
+        "const u32 group = head / (static_cast<u32>({heads}) / static_cast<u32>({groups}));"
+    ));
+    t.line(format!("const int first = blockIdx.x % blocks * {QUERIES};"));
+    let strides = |t: &mut Text, v: &View| -> Vec<String> {
+        v.strides[..3].iter().map(|s| t.size(s)).collect()
+    };
+    let (sq, sk, sv, sy) =
+        (strides(&mut t, q), strides(&mut t, k), strides(&mut t, v), strides(&mut t, out));
+    t.line(format!("q += batch * {} + head * {};", sq[0], sq[1]));
+    t.line(format!("k += batch * {} + group * {};", sk[0], sk[1]));
+    t.line(format!("v += batch * {} + group * {};", sv[0], sv[1]));
+    t.line(format!("y += batch * {} + head * {};", sy[0], sy[1]));
+    if spec.mask {
+        t.pointer("mask", 3, views[3], Elem::F32, false);
+        let sm: Vec<String> = views[3].strides.iter().map(|s| t.size(s)).collect();
+        t.line(format!("mask += batch * {} + head * {};", sm[0], sm[1]));
+    }
+    let threads = QUERIES * SHARE;
+    let scale = expr::float(spec.scale);
+    t.line(format!("for (int i = threadIdx.x; i < {}; i += {threads}) {{", QUERIES * depth));
+    t.line(format!("    const int row = i / {depth}, c = i % {depth};"));
+    t.line(format!(
+        "    queries[row][c] = first + row < {s} ? mul(q[(first + row) * {} + c], {scale}) : 0.0f;",
+        sq[2]
+    ));
+    t.line("}");
+    t.line(format!("const int own = threadIdx.x / {SHARE}, part = threadIdx.x % {SHARE};"));
+    t.line("const int query = first + own;");
+    t.line(format!("i64 visible = {n};"));
+    if spec.causal {
+        // Query i sees keys up to i + keys - queries.
+        t.line(format!("const i64 shift = {n} - {s};"));
+        t.line(format!("const i64 last = first + {QUERIES} + shift;"));
+        t.line("visible = last < visible ? last : visible;");
+    }
+    t.line(format!("float sums[{own_channels}] = {{}};"));
+    t.line("float largest = -__int_as_float(0x7f800000), total = 0.0f;");
+    t.line(format!("for (i64 start = 0; start < visible; start += {keys}) {{"));
+    t.line("    __syncthreads();");
+    for (name, from, channels, stride) in
+        [("keys", "k", depth, &sk[2]), ("values", "v", width, &sv[2])]
+    {
+        t.line(format!(
+            "    for (int i = threadIdx.x; i < {}; i += {threads}) {{",
+            keys * channels
+        ));
+        t.line(format!("        const int row = i / {channels}, c = i % {channels};"));
+        t.line(format!(
+            "        {name}[row][c] = start + row < {n} ? {from}[(start + row) * {stride} + c] : 0.0f;"
+        ));
+        t.line("    }");
+    }
+    t.line("    __syncthreads();");
+    t.line(format!("    float scores[{own_keys}] = {{}};"));
+    t.line(format!("    for (int c = 0; c < {depth}; ++c) {{"));
+    t.line("        const float x = queries[own][c];");
+    t.line("#pragma unroll");
+    t.line(format!(
+        "        for (int j = 0; j < {own_keys}; ++j) \
+         scores[j] = __fmaf_rn(x, keys[part + {SHARE} * j][c], scores[j]);"
+    ));
+    t.line("    }");
+    t.line("    float best = largest;");
+    t.line("#pragma unroll");
+    t.line(format!("    for (int j = 0; j < {own_keys}; ++j) {{"));
+    t.line(format!("        const i64 key = start + part + {SHARE} * j;"));
+    let seen = match spec.causal {
+        true => format!("key < {n} && key <= query + shift"),
+        false => format!("key < {n}"),
+    };
+    if spec.mask {
+        let sm: Vec<String> = views[3].strides.iter().map(|s| t.size(s)).collect();
+        t.line(format!(
+            "        if ({seen} && query < {s}) \
+             scores[j] = add(scores[j], mask[query * {} + key * {}]);",
+            sm[2], sm[3]
+        ));
+    }
+    t.line(format!("        if (!({seen})) scores[j] = -__int_as_float(0x7f800000);"));
+    t.line("        best = fmaxf(best, scores[j]);");
+    t.line("    }");
+    t.line(format!("    for (int step = {SHARE} / 2; step > 0; step /= 2)"));
+    t.line("        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, step));");
+    t.line("    const bool none = best == -__int_as_float(0x7f800000);");
+    t.line("    const float keep = none ? 1.0f : exponential(sub(largest, best));");
+    t.line("    float added = 0.0f;");
+    t.line("#pragma unroll");
+    t.line(format!("    for (int j = 0; j < {own_keys}; ++j) {{"));
+    t.line("        const float w = none ? 0.0f : exponential(sub(scores[j], best));");
+    t.line(format!("        weights[own][part + {SHARE} * j] = w;"));
+    t.line("        added = add(added, w);");
+    t.line("    }");
+    t.line("    largest = best;");
+    t.line("    total = __fmaf_rn(total, keep, added);");
+    t.line("    __syncwarp();");
+    t.line("#pragma unroll");
+    t.line(format!("    for (int e = 0; e < {own_channels}; ++e) sums[e] = mul(sums[e], keep);"));
+    t.line(format!("    for (int j = 0; j < {keys}; ++j) {{"));
+    t.line("        const float w = weights[own][j];");
+    t.line("#pragma unroll");
+    t.line(format!("        for (int e = 0; e < {own_channels}; ++e) {{"));
+    t.line(format!("            const int c = part + {SHARE} * e;"));
+    let inside = if width % SHARE == 0 { String::new() } else { format!("if (c < {width}) ") };
+    t.line(format!("            {inside}sums[e] = __fmaf_rn(w, values[j][c], sums[e]);"));
+    t.line("        }");
+    t.line("    }");
+    t.line("}");
+    t.line(format!("for (int step = {SHARE} / 2; step > 0; step /= 2)"));
+    t.line("    total = add(total, __shfl_xor_sync(0xffffffffu, total, step));");
+    t.line(format!("if (query >= {s}) return;"));
+    t.line("const float inverse = div(1.0f, total);");
+    t.line("#pragma unroll");
+    t.line(format!("for (int e = 0; e < {own_channels}; ++e) {{"));
+    t.line(format!("    const int c = part + {SHARE} * e;"));
+    t.line(format!("    {inside}y[query * {} + c] = mul(sums[e], inverse);", sy[2]));
+    t.line("}");
+    let blocks = q.shape[2].ceil_div(QUERIES);
+    let work = dim::product([&q.shape[0], &q.shape[1], &blocks]);
+    Ok(t.finish(threads as u32, 1, work, ops(q, k, depth + width)))
+}

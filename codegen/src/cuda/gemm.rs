@@ -1,0 +1,264 @@
+//! Gemms of codes on Hopper: instances of `kernels/cuda/gemm_sm90.cuh` by the number of rows, with an
+//! epilogue that is generated from the step's expression, and the weights in their order.
+
+use fqc_ir::data::Const;
+use fqc_ir::dim::Dim;
+use fqc_ir::plan::{Extra, Gemm, GemmInput, GemmOutput, Step};
+use fqc_ir::types::Elem;
+use fqc_kernels::cuda::gemm::{Activation, GemmConfig, Output, THREADS, Weights};
+use fqc_kernels::cuda::pack as hopper;
+use fqc_kernels::pack;
+
+use super::epilogue::epilogue;
+use super::text::{Text, divides};
+
+/// Rows up to which each tile is taken, rows that are typical of it, and the tile's rows.
+const TILES: [(i64, usize, u32); 4] =
+    [(16, 16, 16), (256, 128, 32), (1024, 512, 64), (i32::MAX as i64, 4096, 128)];
+
+/// Blocks that a GPU runs at a time, of those that have this kernel. K is split over blocks as long
+/// as they are fewer; a guess that decides nothing but speed.
+const PROCESSORS: usize = 132;
+
+/// Rows of a thread whose operands are fetched together.
+const AHEAD: usize = 8;
+
+/// Channels of a tile.
+const CHANNELS: usize = 128;
+
+/// Stages at most; more than K has blocks would stay empty.
+const STAGES: u32 = 8;
+
+/// One instance of a gemm.
+pub struct Instance {
+    /// With `@` for the kernel's name.
+    pub source: String,
+    /// What the launch has to know.
+    pub attrs: Vec<(&'static str, i64)>,
+}
+
+/// A gemm as the program will have it.
+pub struct Call {
+    /// By growing numbers of rows.
+    pub instances: Vec<Instance>,
+    pub dims: Vec<Dim>,
+    pub rows: Dim,
+    pub ops: Dim,
+}
+
+/// Whether a gemm fits: codes in rows of whole 16-byte pieces.
+pub fn fits(step: &Step, gemm: &Gemm) -> bool {
+    let x = &step.args[0];
+    gemm.input != GemmInput::F32
+        && divides(16, &x.strides[0])
+        && divides(16, &x.offset)
+        && gemm.k <= pack::I4_K_MAX
+}
+
+/// Takes a gemm apart that fits.
+pub fn gemm(step: &Step, gemm: &Gemm) -> Result<Call, String> {
+    let (x, out) = (&step.args[0], &step.results[0]);
+    let args = step.args.len() + step.results.len();
+    let mut t = Text::of_run_time_sizes(step);
+    let e = epilogue(step, gemm, &mut t)?;
+    let even = gemm.n.is_multiple_of(2) && divides(2, &out.strides[0]) && divides(2, &out.offset);
+    let (result, pair) = match gemm.output {
+        GemmOutput::F32 => ("float", "float2"),
+        GemmOutput::I32 => ("int", "int2"),
+        GemmOutput::Codes { .. } => ("u8", "uchar2"),
+    };
+    t.line("if (first >= args.n) return;");
+    t.line(e.pointers.trim());
+    t.line("const int q = threadIdx.x % 4, column = first;");
+    // Operands of a few rows are fetched together, so that their way here is waited for once.
+    t.line(format!("constexpr int kAhead = kTokens / 4 < {AHEAD} ? kTokens / 4 : {AHEAD};"));
+    t.line("#pragma unroll");
+    t.line("for (int begin = 0; begin < kTokens / 4; begin += kAhead) {");
+    for (name, _) in &e.rows {
+        t.line(format!("    float2 {name}_of[kAhead];"));
+    }
+    let row = "const i64 row = token + i / 2 * 8 + 2 * q + i % 2;";
+    if !e.rows.is_empty() {
+        t.line("#pragma unroll");
+        t.line("    for (int i = begin; i < begin + kAhead; ++i) {");
+        t.line(format!("        {row}"));
+        t.line("        if (row >= args.m) continue;");
+        for (name, place) in &e.rows {
+            match even && pairs(step, gemm) {
+                true => t.line(format!(
+                    "        {name}_of[i - begin] = *reinterpret_cast<const float2*>(&{place});"
+                )),
+                false => {
+                    t.line(format!("        {name}_of[i - begin].x = {place};"));
+                    let next = place.replace("column]", "min(column + 1, args.n - 1)]");
+                    t.line(format!("        {name}_of[i - begin].y = {next};"));
+                }
+            }
+        }
+        t.line("    }");
+    }
+    t.line("#pragma unroll");
+    t.line("    for (int i = begin; i < begin + kAhead; ++i) {");
+    t.line(format!("    {row}"));
+    t.line("    if (row >= args.m) continue;");
+    t.line(format!("    {result} results[2];"));
+    for (c, lane) in ["x", "y"].into_iter().enumerate() {
+        t.line("    {");
+        t.line(format!("    const Column& t = columns.of[{c}];"));
+        t.line(format!("    const int acc = sums[i / 2 * 4 + {c} * 2 + i % 2] >> kShift;"));
+        for (name, _) in &e.rows {
+            t.line(format!("    const float {name} = {name}_of[i - begin].{lane};"));
+        }
+        t.line(e.apply.trim());
+        t.line(format!("    results[{c}] = result;"));
+        t.line("    }");
+    }
+    if even {
+        t.line(format!(
+            "    *reinterpret_cast<{pair}*>(out + {}) = {{results[0], results[1]}};",
+            e.place
+        ));
+    } else {
+        t.line(format!("    out[{}] = results[0];", e.place));
+        t.line(format!("    if (column + 1 < args.n) out[{} + 1] = results[1];", e.place));
+    }
+    t.line("    }");
+    t.line("}");
+    // The distance between rows of codes comes first; the launch needs it, the kernel does not.
+    let (body, sizes) = t.with_sizes(args + 1);
+    let words = args + 1 + sizes.len() + 2;
+    let mut dims = vec![x.strides[0].clone()];
+    dims.extend(sizes);
+    let writer = format!(
+        "#include \"scalar.cuh\"
+
+namespace scalar {{
+
+struct Column {{
+{members}}};
+
+struct Epilogue {{
+    static constexpr bool kWrites = true;
+    const Words<{words}>& a;
+
+    struct Columns {{
+        Column of[2];
+    }};
+
+    __device__ __forceinline__ void load(const GemmArguments& args, Columns& columns, int first) const {{
+        if (first >= args.n) return;
+{pointers}
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {{
+            const int column = first + c;
+            Column& t = columns.of[c];
+{load}        }}
+    }}
+
+    template <int kTokens, int kShift>
+    __device__ __forceinline__ void write(const GemmArguments& args, const Columns& columns, const int* sums,
+                                          int token, int first) const {{
+{body}    }}
+}};
+
+}}  // namespace scalar
+",
+        members = e.members,
+        pointers = e.pointers,
+        load = e.load,
+    );
+    let instances = TILES
+        .iter()
+        .map(|&tile| instance(gemm, tile, words, &writer))
+        .collect::<Result<Vec<_>, _>>()?;
+    let ops = x.shape[0].clone() * Dim::from(2 * gemm.n * gemm.depth);
+    Ok(Call { instances, dims, rows: x.shape[0].clone(), ops })
+}
+
+fn instance(
+    gemm: &Gemm,
+    (max_rows, typical, tokens): (i64, usize, u32),
+    words: usize,
+    writer: &str,
+) -> Result<Instance, String> {
+    let k_blocks = hopper::k_blocks(gemm.k);
+    let int4 = gemm.weight == Elem::I4;
+    let most = u32::try_from(k_blocks).unwrap_or(u32::MAX);
+    let tiles = gemm.n.div_ceil(CHANNELS) * typical.div_ceil(tokens as usize);
+    let room = |split: &u32| *split <= most && tiles * *split as usize <= PROCESSORS;
+    let split = [4, 2].into_iter().find(room).unwrap_or(1);
+    let config = GemmConfig {
+        weights: if int4 { Weights::Int4 } else { Weights::Int8 },
+        blocks: 1,
+        tokens,
+        stages: 2,
+        cluster: 1,
+        split,
+        // Unstaged; the generated epilogue writes.
+        output: Output::S32,
+        activation: Activation::None,
+        bias: false,
+        residual: false,
+        unsigned: true,
+        digits: false,
+    };
+    let config = config.with_stages_up_to(STAGES.min(most.div_ceil(split).max(2)));
+    if let Some(fault) = config.fault() {
+        return Err(fault);
+    }
+    let source = format!(
+        "{}
+// The host fills the words of the arguments (runtime/engine/src/cuda/engine.rs).
+static_assert(sizeof(GemmArguments) == 384, \"the host knows the arguments\");
+
+{writer}
+{}
+@(const __grid_constant__ GemmArguments arguments, const __grid_constant__ scalar::Words<{words}> words) {{
+    Gemm<Config>::run(arguments, scalar::Epilogue{{words}});
+}}
+",
+        config.specialisation(),
+        config.attributes()
+    );
+    let attrs = vec![
+        ("threads", i64::from(THREADS)),
+        ("shared", config.shared_bytes() as i64),
+        ("n", gemm.n as i64),
+        ("k", gemm.k as i64),
+        ("k_blocks", k_blocks as i64),
+        ("tokens", i64::from(tokens)),
+        ("channels", config.tile_channels() as i64),
+        ("cluster", i64::from(config.cluster)),
+        ("split", i64::from(split)),
+        ("max_rows", max_rows),
+    ];
+    Ok(Instance { source, attrs })
+}
+
+/// Whether the operands that differ from row to row can be read in pairs of neighbours.
+fn pairs(step: &Step, gemm: &Gemm) -> bool {
+    let extras = step.args[4..].iter().zip(&gemm.extras);
+    extras
+        .filter(|(_, extra)| **extra == Extra::PerElement)
+        .all(|(view, _)| divides(2, &view.strides[0]) && divides(2, &view.offset))
+}
+
+/// A packed weight in Hopper's order.
+pub fn repack(constant: &Const, gemm: &Gemm) -> Vec<u8> {
+    let bytes = constant.bytes.as_slice();
+    let (n, k) = (gemm.n, gemm.k);
+    let int4 = gemm.weight == Elem::I4;
+    let mut codes = vec![0i8; n * k];
+    for (column, line) in codes.chunks_exact_mut(k).enumerate() {
+        for (row, code) in line.iter_mut().enumerate() {
+            *code = if int4 {
+                let at = pack::i4_index(row, column, k);
+                let shift = if at.is_multiple_of(2) { 4 } else { 0 };
+                ((bytes[at / 2] << shift) as i8) >> 4
+            } else {
+                bytes[pack::i8_index(row, column, k)] as i8
+            };
+        }
+    }
+    if int4 { hopper::pack_int4(&codes, n, k) } else { hopper::pack_int8(&codes, n, k) }
+}

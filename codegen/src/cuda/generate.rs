@@ -1,0 +1,247 @@
+//! Plan to target image for one architecture: the program, the weights, and the cubins. Equal
+//! kernels are compiled once; every step that no kernel fits is named.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fqbin::{CodeImage, KernelId, TargetImage};
+use fqc_ir::dim::Dim;
+use fqc_ir::plan::{Gemm, Kernel, Plan, Step, View};
+use fqc_ir::types::Elem;
+
+use super::attention::{Attention, attention};
+use super::rows::{self, Norm};
+use super::text::Call;
+use super::{Arch, Compiler, Error, elementwise, gemm, products};
+use crate::program::{Launch, Lowering};
+
+/// Alignment of a cubin within the code.
+const CUBIN_ALIGN: usize = 64;
+
+/// Generates everything for `arch`.
+///
+/// # Errors
+/// [`Error::Unsupported`] with every step that no kernel fits; those of the compiler.
+pub fn generate(plan: &Plan, arch: Arch, compiler: &Compiler) -> Result<TargetImage, Error> {
+    let (kernels, lowering) = lower(plan, arch)?;
+    let Lowering { program, constants, .. } = lowering;
+    let code = kernels.compile(arch, compiler)?;
+    Ok(TargetImage {
+        target: format!("cuda:{arch}"),
+        program: program.finish(),
+        weights: constants.weights,
+        code: vec![code],
+    })
+}
+
+/// Name and text of every kernel of a plan, for reading.
+///
+/// # Errors
+/// [`Error::Unsupported`] as for [`generate`].
+pub fn sources(plan: &Plan, arch: Arch) -> Result<Vec<(String, String)>, Error> {
+    let (kernels, _) = lower(plan, arch)?;
+    Ok(kernels.entries.into_iter().map(|e| (e.name, e.source)).collect())
+}
+
+/// The kernels of a plan, and the program that launches them.
+fn lower(plan: &Plan, arch: Arch) -> Result<(Kernels, Lowering), Error> {
+    let mut image = Kernels::default();
+    let packed = hopper_weights(plan, arch);
+    let mut lowering =
+        Lowering::new(plan, |index, constant| Some(gemm::repack(constant, packed.get(&index)?)));
+    let mut refused = Vec::new();
+    for step in &plan.steps {
+        let done = match &step.kernel {
+            Kernel::Gemm(gemm) if packed.contains_key(&step.args[1].buffer.0) => {
+                gemm::gemm(step, gemm).map(|call| image.gemm(&mut lowering, plan, step, &call))
+            }
+            _ => plain(plan, step).map(|call| image.step(&mut lowering, plan, step, &call)),
+        };
+        if let Err(reason) = done {
+            refused.push(format!("{} `{}`: {reason}", step.kernel.name(), step.name));
+        }
+    }
+    if !refused.is_empty() {
+        return Err(Error::Unsupported(refused));
+    }
+    Ok((image, lowering))
+}
+
+/// The generated kernel of a step.
+fn plain(plan: &Plan, step: &Step) -> Result<Call, String> {
+    let elem = |view: &View| plan.buffer(view.buffer).elem;
+    let elems: Vec<Elem> = step.args.iter().chain(&step.results).map(elem).collect();
+    if let Some(narrow) = elems.iter().find(|e| e.bits() < 8)
+        && !matches!(step.kernel, Kernel::Gemm(_))
+    {
+        return Err(format!("elements of {narrow} are not addressable on CUDA"));
+    }
+    match &step.kernel {
+        Kernel::Gemm(gemm) => products::gemm(step, gemm),
+        Kernel::MatMul => products::matmul(step, &elems),
+        Kernel::Pointwise(expr) => elementwise::pointwise(step, expr, &elems),
+        Kernel::Reduce { op, keep } => rows::reduce(step, *op, *keep, &elems),
+        Kernel::ArgReduce { largest, last } => rows::arg_reduce(step, *largest, *last, &elems),
+        Kernel::CumSum { exclusive, reverse } => rows::cumsum(step, *exclusive, *reverse, &elems),
+        Kernel::Softmax => rows::softmax(step, &elems),
+        Kernel::Norm { kind, epsilon, float, quantize } => {
+            let (kind, epsilon, float) = (*kind, *epsilon, *float);
+            let norm = Norm { kind, epsilon, float, quantize: quantize.as_ref() };
+            rows::norm(step, &norm, &elems)
+        }
+        Kernel::Quantize { expr, quantize } => elementwise::quantize(step, expr, quantize, &elems),
+        Kernel::Attention { scale, causal, mask, precision } => {
+            let (scale, causal, mask) = (*scale, *causal, *mask);
+            let spec = Attention { scale, causal, mask, precision: *precision };
+            attention(step, &spec, &elems)
+        }
+        Kernel::Gather { axis, index_rank } => {
+            elementwise::gather(step, *axis, *index_rank, &elems)
+        }
+        Kernel::GatherElements { axis } => elementwise::gather_elements(step, *axis, &elems),
+        Kernel::Iota => Ok(elementwise::iota(step)),
+        Kernel::Dims(values) => Ok(elementwise::dims(step, values)),
+        Kernel::GatherNd { .. } | Kernel::ScatterElements { .. } | Kernel::ScatterNd { .. } => {
+            Err("there is no kernel of this family for CUDA yet".into())
+        }
+    }
+}
+
+/// The weights that Hopper's gemms read, with a gemm that does: those of which every user fits.
+fn hopper_weights(plan: &Plan, arch: Arch) -> BTreeMap<usize, &Gemm> {
+    let mut weights = BTreeMap::new();
+    let mut others = BTreeSet::new();
+    for step in &plan.steps {
+        for (i, arg) in step.args.iter().enumerate() {
+            match &step.kernel {
+                Kernel::Gemm(g) if i == 1 && arch == Arch::Sm90a && gemm::fits(step, g) => {
+                    weights.insert(arg.buffer.0, g);
+                }
+                _ => {
+                    others.insert(arg.buffer.0);
+                }
+            }
+        }
+    }
+    weights.retain(|buffer, _| !others.contains(buffer));
+    weights
+}
+
+/// A kernel of the program, and whether it shares a cubin with all generated ones.
+struct Entry {
+    name: String,
+    source: String,
+    shared: bool,
+}
+
+/// The kernels of a program.
+#[derive(Default)]
+struct Kernels {
+    entries: Vec<Entry>,
+    /// Index of a kernel by its text and attributes.
+    known: BTreeMap<String, usize>,
+}
+
+impl Kernels {
+    fn step(&mut self, lowering: &mut Lowering, plan: &Plan, step: &Step, call: &Call) {
+        let attrs = [("threads", call.threads.into()), ("items", call.items.into())];
+        let family = step.kernel.name();
+        let kernel = match self.known.get(&call.source("@")) {
+            Some(&index) => lowering.program.kernel(&self.entries[index].name),
+            None => self.add(lowering, family, &call.source("@"), &attrs, true),
+        };
+        let launch = Launch {
+            kernel,
+            dims: &call.dims,
+            work: &call.work,
+            grain: 1,
+            scratch_bytes: &Dim::zero(),
+            ops: &call.ops,
+        };
+        lowering.step(plan, step, &launch);
+    }
+
+    /// A gemm: its instances follow each other, so that a launch finds the one for its rows.
+    fn gemm(&mut self, lowering: &mut Lowering, plan: &Plan, step: &Step, call: &gemm::Call) {
+        let key: String =
+            call.instances.iter().map(|i| format!("{:?}{}", i.attrs, i.source)).collect();
+        let kernel = match self.known.get(&key) {
+            Some(&index) => lowering.program.kernel(&self.entries[index].name),
+            None => {
+                let first = self.entries.len();
+                for instance in &call.instances {
+                    let family = step.kernel.name();
+                    let hash = blake3::hash(instance.source.as_bytes()).to_hex();
+                    let symbol = format!("{family}_{}", &hash[..8]);
+                    self.add(lowering, &symbol, &instance.source, &instance.attrs, false);
+                }
+                self.known.insert(key, first);
+                lowering.program.kernel(&self.entries[first].name)
+            }
+        };
+        let launch = Launch {
+            kernel,
+            dims: &call.dims,
+            work: &call.rows,
+            grain: 1,
+            scratch_bytes: &Dim::zero(),
+            ops: &call.ops,
+        };
+        lowering.step(plan, step, &launch);
+    }
+
+    /// A new kernel; `source` has `@` for its symbol. Kernels of one symbol differ in attributes.
+    fn add(
+        &mut self,
+        lowering: &mut Lowering,
+        symbol: &str,
+        source: &str,
+        attrs: &[(&str, i64)],
+        shared: bool,
+    ) -> KernelId {
+        let index = self.entries.len();
+        let (symbol, name) = match shared {
+            true => (format!("{symbol}_{index}"), format!("{symbol}_{index}")),
+            false => (symbol.to_owned(), format!("{symbol}.{index}")),
+        };
+        let kernel = lowering.program.kernel(&name);
+        for &(attr, value) in attrs {
+            lowering.program.kernel_attr(kernel, attr, value);
+        }
+        if shared {
+            self.known.insert(source.to_owned(), index);
+        }
+        self.entries.push(Entry { source: source.replace('@', &symbol), name, shared });
+        kernel
+    }
+
+    /// The generated kernels in one cubin, each gemm in its own. The entry of a kernel is where its
+    /// cubin begins.
+    fn compile(&self, arch: Arch, compiler: &Compiler) -> Result<CodeImage, Error> {
+        let mut common = String::from("#include \"attention_bf16.cuh\"\n\nnamespace scalar {\n");
+        for entry in self.entries.iter().filter(|e| e.shared) {
+            common.push('\n');
+            common.push_str(&entry.source);
+        }
+        common.push_str("\n}  // namespace scalar\n");
+        let mut bytes = compiler.generated("generated", &common, arch)?;
+        // The same gemm under another name, and for another size, is one cubin.
+        let mut known: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut entries = Vec::with_capacity(self.entries.len());
+        for entry in &self.entries {
+            if entry.shared {
+                entries.push(0);
+                continue;
+            }
+            if !known.contains_key(entry.source.as_str()) {
+                let cubin = compiler.tuned("gemm", &entry.source, arch)?;
+                bytes.resize(bytes.len().next_multiple_of(CUBIN_ALIGN), 0);
+                let offset = u32::try_from(bytes.len()).map_err(|_| Error::TooLarge)?;
+                known.insert(&entry.source, offset);
+                bytes.extend_from_slice(&cubin);
+            }
+            entries.push(known[entry.source.as_str()]);
+        }
+        bytes.resize(bytes.len().next_multiple_of(CUBIN_ALIGN), 0);
+        Ok(CodeImage { level: String::new(), entries, bytes })
+    }
+}

@@ -1,0 +1,148 @@
+//! The text of one generated kernel, and what its launch needs.
+//!
+//! A kernel takes one parameter, `Words`: the addresses of its arguments in the order of the step,
+//! the run-time sizes, the number of work items, the address of the status word.
+
+use fqc_ir::dim::Dim;
+use fqc_ir::plan::{Step, View};
+use fqc_ir::types::Elem;
+use std::fmt::Write;
+
+use super::expr;
+use crate::spec::{Nest, Size, Sizes, reach_below};
+
+/// Threads of a block where nothing speaks for another number.
+pub const THREADS: u32 = 256;
+
+/// One step as the program will have it. Equal texts share a kernel.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Body of the kernel; its name is put in later.
+    pub body: String,
+    pub threads: u32,
+    /// Work items of a block.
+    pub items: u32,
+    /// Words of the parameter.
+    pub words: usize,
+    pub dims: Vec<Dim>,
+    pub work: Dim,
+    pub ops: Dim,
+}
+
+/// A body in the making.
+pub struct Text {
+    sizes: Sizes,
+    /// Constant sizes are run-time numbers, too, so that more steps share the kernel.
+    run_time: bool,
+    args: usize,
+    lines: String,
+}
+
+impl Text {
+    /// For a step's kernel; its arguments come first, then its results.
+    pub fn new(step: &Step) -> Text {
+        let args = step.args.len() + step.results.len();
+        Text { sizes: Sizes::default(), run_time: false, args, lines: String::new() }
+    }
+
+    /// The same; no size is compiled in.
+    pub fn of_run_time_sizes(step: &Step) -> Text {
+        Text { run_time: true, ..Text::new(step) }
+    }
+
+    pub fn line(&mut self, line: impl AsRef<str>) {
+        let _ = writeln!(self.lines, "    {}", line.as_ref());
+    }
+
+    /// A size as an i64 in the kernel.
+    pub fn size(&mut self, dim: &Dim) -> String {
+        show(if self.run_time { self.sizes.dim(dim) } else { self.sizes.one(dim) })
+    }
+
+    /// Declares `name` as argument `index`, of elements of `elem` in memory, at element 0 of the view.
+    pub fn pointer(&mut self, name: &str, index: usize, view: &View, elem: Elem, writes: bool) {
+        let start = self.size(&reach_below(view));
+        let ty = expr::memory_type(elem);
+        let constant = if writes { "" } else { "const " };
+        self.line(format!(
+            "{constant}{ty}* {name} = reinterpret_cast<{constant}{ty}*>(a.w[{index}]) + {start};"
+        ));
+    }
+
+    /// Declares `index0`, `index1`, … of a position in a nest, and for each of its views an element
+    /// offset: `names[v]`.
+    pub fn unravel(&mut self, prefix: &str, item: &str, nest: &Nest, names: &[String]) {
+        let rank = nest.shape.len();
+        self.line(format!("u32 {prefix}_left = {item};"));
+        for axis in (1..rank).rev() {
+            let n = self.size(&nest.shape[axis]);
+            self.line(format!(
+                "const u32 {prefix}{axis} = {prefix}_left % static_cast<u32>({n}); \
+                 {prefix}_left /= static_cast<u32>({n});"
+            ));
+        }
+        if rank > 0 {
+            self.line(format!("const u32 {prefix}0 = {prefix}_left;"));
+        }
+        for (name, strides) in names.iter().zip(&nest.strides) {
+            let mut sum = String::from("0");
+            for (axis, stride) in strides.iter().enumerate() {
+                if stride.as_const() != Some(0) {
+                    let _ = write!(sum, " + {prefix}{axis} * {}", self.size(stride));
+                }
+            }
+            self.line(format!("const i64 {name} = {sum};"));
+        }
+    }
+
+    /// The lines so far with the declarations of the sizes before them, which lie in the words from
+    /// `first` on; and the sizes.
+    pub fn with_sizes(self, first: usize) -> (String, Vec<Dim>) {
+        let mut body = String::new();
+        for i in 0..self.sizes.dims.len() {
+            let _ = writeln!(body, "    const i64 d{i} = static_cast<i64>(a.w[{}]);", first + i);
+        }
+        body.push_str(&self.lines);
+        (body, self.sizes.dims)
+    }
+
+    /// The finished call. One block has `items` work items.
+    pub fn finish(self, threads: u32, items: u32, work: Dim, ops: Dim) -> Call {
+        let dims = self.sizes.dims;
+        let mut body = String::new();
+        for i in 0..dims.len() {
+            let _ =
+                writeln!(body, "    const i64 d{i} = static_cast<i64>(a.w[{}]);", self.args + i);
+        }
+        let at = self.args + dims.len();
+        let _ = writeln!(body, "    const u32 work = static_cast<u32>(a.w[{at}]);");
+        let _ = writeln!(body, "    const u64 status = a.w[{}];", at + 1);
+        let _ = writeln!(body, "    begin_kernel();");
+        body.push_str(&self.lines);
+        Call { body, threads, items, words: at + 2, dims, work, ops }
+    }
+}
+
+impl Call {
+    /// The kernel.
+    pub fn source(&self, name: &str) -> String {
+        let Call { body, threads, words, .. } = self;
+        format!(
+            "extern \"C\" __global__ void __launch_bounds__({threads})\n\
+             {name}(const __grid_constant__ Words<{words}> a) {{\n{body}}}\n"
+        )
+    }
+}
+
+/// A size in the kernel's text.
+pub fn show(size: Size) -> String {
+    match size {
+        Size::Const(value) => format!("{value}ll"),
+        Size::Dim(index) => format!("d{index}"),
+    }
+}
+
+/// Whether a size is a multiple of `by` whatever the symbols are.
+pub fn divides(by: i64, dim: &Dim) -> bool {
+    dim.terms().all(|(_, factor)| factor % by == 0)
+}

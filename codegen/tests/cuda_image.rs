@@ -1,0 +1,308 @@
+//! Target images for CUDA without a GPU: every family of kernels compiles, for every architecture
+//! that is wanted, and the image is a sound file.
+
+use fqc_codegen::cuda::{Arch, Compiler, Error, Nvrtc, generate, sources};
+use fqc_ir::data::Const;
+use fqc_ir::dim::Dim;
+use fqc_ir::expr::{BinaryOp, Expr, UnaryOp};
+use fqc_ir::op::{ReduceOp, ScatterOp};
+use fqc_ir::plan::{
+    Buffer, BufferId, Extra, Gemm, GemmInput, GemmOutput, Kernel, NormKind, Place, Plan, Port,
+    Precision, RowQuantize, Step, View,
+};
+use fqc_ir::types::Elem;
+use fqc_kernels::pack;
+
+/// A plan in the making.
+#[derive(Default)]
+struct Draft(Plan);
+
+impl Draft {
+    fn buffer(&mut self, elem: Elem, shape: &[Dim], place: Place) -> View {
+        let id = BufferId(self.0.buffers.len());
+        let name = format!("b{}", id.0);
+        self.0.buffers.push(Buffer { name, elem, shape: shape.to_vec(), place });
+        View::whole(id, shape)
+    }
+
+    fn port(&self, view: &View, name: &str) -> Port {
+        let buffer = &self.0.buffers[view.buffer.0];
+        let (elem, shape) = (buffer.elem, buffer.shape.clone());
+        Port { name: name.to_owned(), elem, shape, buffer: view.buffer }
+    }
+
+    fn input(&mut self, name: &str, elem: Elem, shape: &[Dim]) -> View {
+        let view = self.buffer(elem, shape, Place::Input(self.0.inputs.len()));
+        let port = self.port(&view, name);
+        self.0.inputs.push(port);
+        view
+    }
+
+    fn arena(&mut self, elem: Elem, shape: &[Dim]) -> View {
+        self.buffer(elem, shape, Place::Arena)
+    }
+
+    fn table(&mut self, value: Const) -> View {
+        let shape: Vec<Dim> = value.shape.iter().map(|&d| Dim::from(d)).collect();
+        self.buffer(value.elem, &shape, Place::Const(value))
+    }
+
+    fn floats(&mut self, n: usize) -> View {
+        self.table(Const::f32(vec![n], &vec![0.25; n]))
+    }
+
+    fn step(&mut self, kernel: Kernel, args: Vec<View>, result: &View) {
+        let name = format!("s{}", self.0.steps.len());
+        self.0.steps.push(Step { name, kernel, args, results: vec![result.clone()] });
+    }
+
+    /// A gemm of codes, `[m, k]` by a weight of `bits`.
+    fn gemm(&mut self, x: &View, n: usize, bits: u8, output: GemmOutput) -> View {
+        let k = x.shape[1].as_const().expect("a constant depth") as usize;
+        let m = x.shape[0].clone();
+        let codes: Vec<i8> = (0..n * k).map(|i| (i % 15) as i8 - 7).collect();
+        let start = pack::accumulator_start(&codes, k, n, true);
+        let groups = pack::groups(n);
+        let weight = match bits {
+            4 => {
+                Const::new(Elem::I4, vec![groups, k / 8, 16, 4, 2], pack::pack_i4(&codes, k, n, k))
+                    .expect("two codes a byte")
+            }
+            _ => Const::i8(vec![groups, k / 4, 16, 4], &pack::pack_i8(&codes, k, n, k)),
+        };
+        let bytes: Vec<u8> = start.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let start = Const::new(Elem::I32, vec![start.len()], bytes).expect("four bytes a number");
+        let elem = weight.elem;
+        let padded = groups * pack::GROUP;
+        let mut args = vec![x.clone(), self.table(weight), self.floats(padded), self.table(start)];
+        args.push(self.floats(padded));
+        let residual = self.arena(Elem::F32, &[m.clone(), Dim::from(n)]);
+        let zero = self.floats(1);
+        let splat = View { shape: residual.shape.clone(), strides: vec![Dim::zero(); 2], ..zero };
+        self.step(Kernel::Pointwise(Expr::arg(0)), vec![splat], &residual);
+        args.push(residual);
+        let out = match output {
+            GemmOutput::Codes { .. } => {
+                args.extend([self.floats(padded), self.floats(padded)]);
+                self.arena(Elem::U8, &[m, Dim::from(n)])
+            }
+            GemmOutput::I32 => {
+                args.truncate(4);
+                self.arena(Elem::I32, &[m, Dim::from(n)])
+            }
+            GemmOutput::F32 => self.arena(Elem::F32, &[m, Dim::from(n)]),
+        };
+        let sum = Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::arg(1));
+        let extras = match output {
+            GemmOutput::I32 => vec![],
+            _ => vec![Extra::PerColumn, Extra::PerElement],
+        };
+        let epilogue = match output {
+            GemmOutput::I32 => Expr::arg(0),
+            _ => Expr::binary(BinaryOp::Add, Expr::unary(UnaryOp::Gelu, sum), Expr::arg(2)),
+        };
+        let input = GemmInput::Codes { signed: true };
+        let gemm = Gemm { n, k, depth: k, input, weight: elem, epilogue, extras, output };
+        self.step(Kernel::Gemm(gemm), args, &out);
+        out
+    }
+}
+
+/// One step of every family, over `x: f32[batch, seq, 128]` and `ids: i64[batch, seq]`.
+fn plan() -> Plan {
+    let (b, s) = (Dim::sym("batch"), Dim::sym("seq"));
+    let shape = |last: usize| vec![b.clone(), s.clone(), Dim::from(last)];
+    let mut d = Draft::default();
+    let ids = d.input("ids", Elem::I64, &[b.clone(), s.clone()]);
+    let embedding = d.table(Const::f32(vec![10, 128], &[0.5; 1280]));
+    let x = d.arena(Elem::F32, &shape(128));
+    d.step(Kernel::Gather { axis: 0, index_rank: 2 }, vec![embedding, ids.clone()], &x);
+    // Norm with floats and flattened codes.
+    let (gamma, beta) = (d.floats(128), d.floats(128));
+    let quantize = RowQuantize { signed: true, bits: 8, base: 128, tail: 3, padded: 192 };
+    let source: Vec<u8> = [5i32, 7, 9].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let source = Const::new(Elem::I32, vec![3], source).expect("three numbers");
+    let tables = [d.floats(128), d.table(source), d.floats(3)];
+    let (y, codes) = (d.arena(Elem::F32, &shape(128)), d.arena(Elem::U8, &shape(192)));
+    let mut args = vec![x.clone(), gamma.clone(), beta];
+    args.extend(tables.clone());
+    let kind = NormKind::Layer;
+    let norm = Kernel::Norm { kind, epsilon: 1e-5, float: true, quantize: Some(quantize.clone()) };
+    d.step(norm, args, &y);
+    d.0.steps.last_mut().expect("a step").results.push(codes.clone());
+    let rms = d.arena(Elem::F32, &shape(128));
+    let kind = NormKind::Rms;
+    let norm = Kernel::Norm { kind, epsilon: 1e-5, float: true, quantize: None };
+    d.step(norm, vec![y.clone(), gamma], &rms);
+    // Gemms: INT8 and INT4 weights, each output; of floats.
+    let rows = View {
+        shape: vec![b.clone() * s.clone(), Dim::from(192i64)],
+        strides: vec![Dim::from(192i64), Dim::one()],
+        ..codes
+    };
+    let wide = d.gemm(&rows, 192, 8, GemmOutput::Codes { signed: true, bits: 8 });
+    d.gemm(&wide, 192, 4, GemmOutput::I32);
+    let qkv = d.gemm(&wide, 192, 4, GemmOutput::F32);
+    d.gemm(&wide, 33, 8, GemmOutput::F32);
+    let w = d.table(Const::f32(vec![4, 192, 16], &[0.5; 4 * 192 * 16]));
+    let product = d.arena(Elem::F32, &[qkv.shape[0].clone(), Dim::from(64i64)]);
+    let gemm = Gemm {
+        n: 64,
+        k: 192,
+        depth: 192,
+        input: GemmInput::F32,
+        weight: Elem::F32,
+        epilogue: Expr::arg(0),
+        extras: vec![],
+        output: GemmOutput::F32,
+    };
+    d.step(Kernel::Gemm(gemm), vec![qkv.clone(), w], &product);
+    // Attention with a mask, and causal in bf16.
+    let head = |i: i64| View {
+        buffer: qkv.buffer,
+        offset: Dim::from(64 * i),
+        shape: vec![b.clone(), Dim::from(2i64), s.clone(), Dim::from(32i64)],
+        strides: vec![
+            s.clone() * Dim::from(192i64),
+            Dim::from(32i64),
+            Dim::from(192i64),
+            Dim::one(),
+        ],
+    };
+    let mask = d.arena(Elem::F32, &[b.clone(), s.clone()]);
+    let cast = Expr::cast(Elem::F32, Expr::arg(0));
+    d.step(Kernel::Pointwise(cast), vec![ids], &mask);
+    let mask = View {
+        shape: vec![b.clone(), Dim::from(2i64), s.clone(), s.clone()],
+        strides: vec![s.clone(), Dim::zero(), Dim::zero(), Dim::one()],
+        ..mask
+    };
+    let attended = d.arena(Elem::F32, &[b.clone(), Dim::from(2i64), s.clone(), Dim::from(32i64)]);
+    for (causal, precision) in [(false, Precision::F32), (true, Precision::Bf16)] {
+        let mut args = vec![head(0), head(1), head(2)];
+        args.extend((!causal).then(|| mask.clone()));
+        let kernel = Kernel::Attention { scale: 0.125, causal, mask: !causal, precision };
+        d.step(kernel, args, &attended);
+    }
+    let keys = View {
+        shape: vec![b.clone(), Dim::from(2i64), Dim::from(32i64), s.clone()],
+        strides: vec![
+            s.clone() * Dim::from(192i64),
+            Dim::from(32i64),
+            Dim::one(),
+            Dim::from(192i64),
+        ],
+        ..head(1)
+    };
+    let scores = d.arena(Elem::F32, &[b.clone(), Dim::from(2i64), s.clone(), s.clone()]);
+    d.step(Kernel::MatMul, vec![head(0), keys], &scores);
+    let weights = d.arena(Elem::F32, &scores.shape.clone());
+    d.step(Kernel::Softmax, vec![scores], &weights);
+    // The rest.
+    let silu = Expr::unary(UnaryOp::Silu, Expr::arg(0));
+    let again = d.arena(Elem::U8, &shape(192));
+    let mut args = vec![rms.clone()];
+    args.extend(tables);
+    d.step(Kernel::Quantize { expr: silu, quantize }, args, &again);
+    let sums = d.arena(Elem::F32, &[b.clone(), Dim::from(128i64)]);
+    let by_column = View {
+        shape: vec![b.clone(), Dim::from(128i64), s.clone()],
+        strides: vec![s.clone() * Dim::from(128i64), Dim::one(), Dim::from(128i64)],
+        ..rms
+    };
+    d.step(Kernel::Reduce { op: ReduceOp::Mean, keep: 2 }, vec![by_column], &sums);
+    let best = d.arena(Elem::I64, std::slice::from_ref(&b));
+    d.step(Kernel::ArgReduce { largest: true, last: false }, vec![sums.clone()], &best);
+    let running = d.arena(Elem::F32, &sums.shape.clone());
+    d.step(Kernel::CumSum { exclusive: true, reverse: true }, vec![sums.clone()], &running);
+    let picked = d.arena(Elem::F32, &[b.clone(), Dim::one()]);
+    let index = View { shape: vec![b.clone(), Dim::one()], strides: vec![Dim::one(); 2], ..best };
+    d.step(Kernel::GatherElements { axis: 1 }, vec![running, index], &picked);
+    let count = d.arena(Elem::I64, std::slice::from_ref(&s));
+    d.step(Kernel::Iota, vec![], &count);
+    let sizes = d.arena(Elem::I64, &[Dim::from(2i64)]);
+    d.step(Kernel::Dims(vec![b.clone(), s]), vec![], &sizes);
+    let out = d.buffer(Elem::F32, &[b, Dim::one()], Place::Output(0));
+    let port = d.port(&out, "out");
+    d.0.outputs.push(port);
+    d.step(Kernel::Pointwise(Expr::unary(UnaryOp::Cos, Expr::arg(0))), vec![picked], &out);
+    d.0
+}
+
+fn compiler() -> Compiler {
+    Compiler::Direct(Nvrtc::load().unwrap_or_else(|error| panic!("{error}")))
+}
+
+#[test]
+fn every_family_compiles_into_a_sound_file() {
+    let plan = plan();
+    let images: Vec<_> = [Arch::Sm90a, Arch::Sm80]
+        .map(|arch| generate(&plan, arch, &compiler()).unwrap_or_else(|error| panic!("{error}")))
+        .into();
+    for image in &images {
+        fqbin::verify(&image.program, image.weights.len() as u64).expect("a sound program");
+        assert_eq!(image.program.steps.len(), plan.steps.len());
+        assert_eq!(image.code[0].entries.len(), image.program.kernels.len());
+    }
+    // Hopper's gemms come in kernels for few and for many rows, in order.
+    let kernels = &images[0].program.kernels;
+    let rows = |k: &fqbin::Kernel| k.attrs.iter().find(|(n, _)| n == "max_rows").map(|(_, v)| *v);
+    let gemm = kernels.iter().position(|k| rows(k).is_some()).expect("a gemm of Hopper's");
+    let limits: Vec<_> = kernels[gemm..].iter().map_while(rows).take(4).collect();
+    assert!(limits.is_sorted() && limits[3] == i64::from(i32::MAX), "{limits:?}");
+    assert!(images[1].program.kernels.iter().all(|k| rows(k).is_none()));
+    let names: Vec<_> = images.iter().map(|i| i.target.clone()).collect();
+    let image = fqbin::Image { producer: "test".into(), manifest: b"{}".into(), targets: images };
+    let bytes = fqbin::to_bytes(&image, None).expect("a file");
+    let layout = fqbin::Layout::validate(&bytes).expect("a sound file");
+    for (name, target) in names.iter().zip(&image.targets) {
+        assert_eq!(layout.target(name).expect("a target").program, target.program);
+    }
+}
+
+#[test]
+fn the_same_plan_gives_the_same_image() {
+    let make = || generate(&plan(), Arch::Sm86, &compiler()).expect("an image");
+    assert!(make() == make());
+}
+
+#[test]
+fn all_steps_without_a_kernel_are_named() {
+    let mut d = Draft::default();
+    let n = Dim::from(4i64);
+    let index = d.input("index", Elem::I64, std::slice::from_ref(&n));
+    let x = d.input("x", Elem::F32, std::slice::from_ref(&n));
+    let out = d.buffer(Elem::F32, &[n], Place::Output(0));
+    let scatter = Kernel::ScatterElements { axis: 0, op: ScatterOp::Add };
+    d.step(Kernel::Pointwise(Expr::arg(0)), vec![x.clone()], &out);
+    d.step(scatter.clone(), vec![index.clone(), x.clone()], &out);
+    d.step(scatter, vec![index, x], &out);
+    let port = d.port(&out, "out");
+    d.0.outputs.push(port);
+    let error = generate(&d.0, Arch::Sm90a, &compiler()).expect_err("a refusal");
+    assert!(matches!(&error, Error::Unsupported(steps) if steps.len() == 2), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("`s1`") && text.contains("`s2`"), "{text}");
+}
+
+#[test]
+fn kernels_read_well() {
+    let n = Dim::sym("n");
+    let shape = [n.clone(), Dim::from(30i64)];
+    let mut d = Draft::default();
+    let (x, y) = (d.input("x", Elem::F32, &shape), d.input("y", Elem::F16, &shape));
+    let turned = View { shape: shape.to_vec(), strides: vec![Dim::one(), n], ..x.clone() };
+    let sum = Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::cast(Elem::F32, Expr::arg(1)));
+    let body = Expr::binary(BinaryOp::Mul, Expr::unary(UnaryOp::Gelu, sum), Expr::f32(0.1));
+    let mixed = d.arena(Elem::F32, &shape);
+    d.step(Kernel::Pointwise(body), vec![turned, y], &mixed);
+    let gamma = d.floats(30);
+    let out = d.buffer(Elem::F32, &shape, Place::Output(0));
+    let port = d.port(&out, "out");
+    d.0.outputs.push(port);
+    let norm = Kernel::Norm { kind: NormKind::Rms, epsilon: 1e-5, float: true, quantize: None };
+    d.step(norm, vec![mixed, gamma], &out);
+    let all = sources(&d.0, Arch::Sm80).expect("kernels");
+    let text: String = all.into_iter().map(|(_, source)| source).collect();
+    insta::assert_snapshot!(text);
+}

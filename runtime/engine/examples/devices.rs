@@ -1,0 +1,334 @@
+//! Runs a file on the CPU and on a GPU and says how far apart they are, step by step; times the GPU.
+//!
+//!     devices MODEL.fqbin compare BATCHxTOKENS…   outputs and steps beside the CPU's
+//!     devices MODEL.fqbin time BATCHxTOKENS…      median time of replays on the GPU
+//!     devices MODEL.fqbin steps BATCHxTOKENS      time of each step on the GPU
+//!     devices MODEL.fqbin perplexity DEVICE TOKENS N   of windows of N tokens (i32) from a file
+
+use std::collections::BTreeMap;
+
+use cudarc::driver::{CudaContext, DevicePtr};
+use fqrt::{
+    Device, DeviceTensor, Elem, Model, Options, Outputs, Session, SessionOptions, Tensor,
+    TensorView, Trust,
+};
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Fallible<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [file, command, rest @ ..] = arguments.as_slice() else {
+        return Err("usage: devices MODEL.fqbin compare|time|steps|perplexity …".into());
+    };
+    let load = |device| Model::load(file.as_ref(), &Options::new(Trust::Anyone).device(device));
+    let gpu = || load(Device::Cuda(0));
+    match (command.as_str(), rest) {
+        ("compare", shapes) => {
+            let (cpu, gpu) = (load(Device::Cpu)?, gpu()?);
+            shapes.iter().try_for_each(|shape| compare(&cpu, &gpu, parse(shape)?))
+        }
+        ("time", shapes) => {
+            let gpu = gpu()?;
+            shapes.iter().try_for_each(|shape| time(&gpu, parse(shape)?))
+        }
+        ("steps", [shape]) => steps(&gpu()?, parse(shape)?),
+        ("perplexity", [device, tokens, n]) => {
+            let tokens = std::fs::read(tokens)?;
+            let tokens: Vec<i64> = tokens
+                .chunks_exact(4)
+                .map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+                .collect();
+            let n = n.parse()?;
+            let on = if device == "cpu" { load(Device::Cpu)? } else { gpu()? };
+            println!("{device}: perplexity {:.6}", perplexity(&on, &tokens, n)?);
+            Ok(())
+        }
+        _ => Err("no such command".into()),
+    }
+}
+
+fn parse(shape: &str) -> Fallible<[usize; 2]> {
+    let (batch, tokens) = shape.split_once('x').ok_or("a shape is BATCHxTOKENS")?;
+    Ok([batch.parse()?, tokens.parse()?])
+}
+
+/// Inputs of a text model: made-up token ids, masks of ones with a ragged end, zeros.
+fn inputs(model: &Model, [batch, tokens]: [usize; 2]) -> Vec<(String, Vec<i64>)> {
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) as usize
+    };
+    let ports = &model.program().inputs;
+    let of = |name: &str, next: &mut dyn FnMut() -> usize| {
+        let value = |i: usize, next: &mut dyn FnMut() -> usize| {
+            let (row, column) = (i / tokens, i % tokens);
+            match name {
+                n if n.contains("mask") => i64::from(column < tokens - row % 3),
+                n if n.contains("position") => column as i64,
+                n if n.contains("input_ids") => (1000 + next() % 3000) as i64,
+                _ => 0,
+            }
+        };
+        (0..batch * tokens).map(|i| value(i, next)).collect()
+    };
+    ports.iter().map(|p| (p.name.clone(), of(&p.name, &mut next))).collect()
+}
+
+fn views<'a>(
+    inputs: &'a [(String, Vec<i64>)],
+    shape: &'a [usize; 2],
+) -> Vec<(&'a str, TensorView<'a>)> {
+    inputs.iter().map(|(name, ids)| (name.as_str(), TensorView::of(shape, ids))).collect()
+}
+
+/// What a step wrote, by step and buffer.
+type Seen = BTreeMap<(usize, u32), Vec<u8>>;
+
+fn observe(
+    session: &mut Session,
+    views: &[(&str, TensorView<'_>)],
+) -> Fallible<(Seen, Vec<(String, Tensor)>)> {
+    let mut seen = Seen::new();
+    let outputs = session.run_observed(views, &mut |o| {
+        seen.insert((o.step, o.buffer.0), o.data.to_vec());
+    })?;
+    Ok((seen, outputs.into_vec()))
+}
+
+fn compare(
+    cpu: &std::sync::Arc<Model>,
+    gpu: &std::sync::Arc<Model>,
+    shape: [usize; 2],
+) -> Fallible<()> {
+    let inputs = inputs(gpu, shape);
+    let views = views(&inputs, &shape);
+    let mut on_cpu = Session::new(cpu, SessionOptions::default())?;
+    let mut on_gpu = Session::new(gpu, SessionOptions::default())?;
+    let (wanted, outputs) = observe(&mut on_cpu, &views)?;
+    let (got, stepped) = observe(&mut on_gpu, &views)?;
+    println!("{}x{}", shape[0], shape[1]);
+    let program = gpu.program();
+    let mut rows = Rows::default();
+    for ((step, buffer), got) in &got {
+        let wanted = &wanted[&(*step, *buffer)];
+        let info = &program.buffers[*buffer as usize];
+        let place =
+            format!("{:3} {:12} {}", step, program.steps[*step].family, program.steps[*step].name);
+        match info.elem {
+            Elem::U8 => {
+                let far = got.iter().zip(wanted).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
+                let other = got.iter().zip(wanted).filter(|(a, b)| a != b).count();
+                let share = 100.0 * other as f64 / got.len().max(1) as f64;
+                println!(
+                    "{place}: {other} codes of {} differ ({share:.3} %), by {far} at most",
+                    got.len()
+                );
+            }
+            Elem::F32 => {
+                let (cosine, far) = distance(&floats(got), &floats(wanted));
+                println!("{place}: cosine {cosine:.8}, max {far:.3e}, equal {}", got == wanted);
+            }
+            _ => println!("{place}: equal {}", got == wanted),
+        }
+    }
+    for (index, step) in program.steps.iter().enumerate() {
+        if step.family.starts_with("gemm_i") {
+            rows.step(program, index, shape[0] * shape[1], &got, &wanted);
+        }
+    }
+    println!(
+        "integer gemms: {} rows with the CPU's operands, {} of them differ in the result",
+        rows.same, rows.faults
+    );
+    let replayed = on_gpu.run(&views)?;
+    println!(
+        "on the caller's stream and memory: equal {}",
+        enqueued(&mut on_gpu, &inputs, &shape, &replayed)?
+    );
+    for (name, want) in &outputs {
+        let Some(wanted) = want.numbers::<f32>() else { continue };
+        let got =
+            replayed.get(name).and_then(|t| t.numbers::<f32>()).ok_or("an output is missing")?;
+        let stepped = stepped.iter().find(|(n, _)| n == name).and_then(|(_, t)| t.numbers::<f32>());
+        let (cosine, far) = distance(got, wanted);
+        let width = *want.shape().last().unwrap_or(&1);
+        let worst = got
+            .chunks(width)
+            .zip(wanted.chunks(width))
+            .map(|(a, b)| distance(a, b).0)
+            .fold(1.0, f64::min);
+        println!(
+            "output {name}: cosine {cosine:.8} (row min {worst:.8}), max {far:.3e}; the graph equals the \
+             steps: {}",
+            stepped == Some(got)
+        );
+    }
+    Ok(())
+}
+
+/// Whether a run on memory and a stream of this program's own gives the same.
+fn enqueued(
+    session: &mut Session,
+    inputs: &[(String, Vec<i64>)],
+    shape: &[usize],
+    wanted: &Outputs,
+) -> Fallible<bool> {
+    let stream = CudaContext::new(0)?.new_stream()?;
+    let uploaded =
+        inputs.iter().map(|(_, ids)| stream.clone_htod(ids)).collect::<Result<Vec<_>, _>>()?;
+    let room = |(_, t): (&str, &Tensor)| stream.alloc_zeros::<u8>(t.bytes().len());
+    let results = wanted.iter().map(room).collect::<Result<Vec<_>, _>>()?;
+    stream.synchronize()?;
+    let given: Vec<(&str, DeviceTensor<'_>)> = inputs
+        .iter()
+        .zip(&uploaded)
+        .map(|((name, _), ids)| {
+            let address = ids.device_ptr(&stream).0;
+            (name.as_str(), DeviceTensor { elem: Elem::I64, shape, address })
+        })
+        .collect();
+    let made: Vec<(&str, DeviceTensor<'_>)> = wanted
+        .iter()
+        .zip(&results)
+        .map(|((name, t), bytes)| {
+            let address = bytes.device_ptr(&stream).0;
+            (name, DeviceTensor { elem: t.elem(), shape: t.shape(), address })
+        })
+        .collect();
+    for _ in 0..2 {
+        // SAFETY: the blocks have the tensors' sizes and live until the stream is waited for.
+        unsafe { session.enqueue(&given, &made, stream.cu_stream().cast()) }?;
+    }
+    stream.synchronize()?;
+    let mut equal = true;
+    for ((_, tensor), bytes) in wanted.iter().zip(&results) {
+        equal &= stream.clone_dtoh(bytes)? == tensor.bytes();
+    }
+    Ok(equal)
+}
+
+/// Rows of gemms whose operands are the CPU's: their results have to be, too.
+#[derive(Default)]
+struct Rows {
+    same: usize,
+    faults: usize,
+}
+
+impl Rows {
+    fn step(
+        &mut self,
+        program: &fqrt::Program,
+        index: usize,
+        rows: usize,
+        got: &Seen,
+        wanted: &Seen,
+    ) {
+        let latest = |seen: &Seen, buffer: u32| {
+            seen.iter()
+                .rev()
+                .find(|((s, b), _)| *s <= index && *b == buffer)
+                .map(|(_, v)| v.clone())
+        };
+        let step = &program.steps[index];
+        let buffers = step.args.iter().map(|arg| arg.buffer.0);
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> =
+            buffers.filter_map(|b| Some((latest(got, b)?, latest(wanted, b)?))).collect();
+        let Some(((result, wanted), operands)) = pairs.split_last() else { return };
+        let row = |bytes: &[u8], r: usize| {
+            let width = bytes.len() / rows;
+            bytes[r * width..(r + 1) * width].to_vec()
+        };
+        for r in 0..rows {
+            if operands.iter().all(|(a, b)| row(a, r) == row(b, r)) {
+                self.same += 1;
+                self.faults += usize::from(row(result, r) != row(wanted, r));
+            }
+        }
+    }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// Cosine and largest difference.
+fn distance(a: &[f32], b: &[f32]) -> (f64, f64) {
+    let (mut ab, mut aa, mut bb, mut far) = (0.0, 0.0, 0.0, 0.0f64);
+    for (&x, &y) in a.iter().zip(b) {
+        let (x, y) = (f64::from(x), f64::from(y));
+        ab += x * y;
+        aa += x * x;
+        bb += y * y;
+        if x != y {
+            far = if (x - y).is_nan() { f64::NAN } else { far.max((x - y).abs()) };
+        }
+    }
+    (if aa == 0.0 && bb == 0.0 { 1.0 } else { ab / (aa * bb).sqrt() }, far)
+}
+
+fn time(model: &std::sync::Arc<Model>, shape: [usize; 2]) -> Fallible<()> {
+    let inputs = inputs(model, shape);
+    let mut session = Session::new(model, SessionOptions::default())?;
+    session.run(&views(&inputs, &shape))?;
+    session.time_on_device(200)?;
+    let mut times = session.time_on_device(400)?;
+    times.sort_unstable();
+    let us = |i: usize| times[i] as f64 / 1e3;
+    println!(
+        "{}x{} graph replay: median {:.1} us ({:.1} to {:.1})",
+        shape[0],
+        shape[1],
+        us(200),
+        us(20),
+        us(380)
+    );
+    Ok(())
+}
+
+fn steps(model: &std::sync::Arc<Model>, shape: [usize; 2]) -> Fallible<()> {
+    let inputs = inputs(model, shape);
+    let mut session = Session::new(model, SessionOptions::default())?;
+    session.run(&views(&inputs, &shape))?;
+    let mut best = vec![u64::MAX; model.program().steps.len()];
+    for _ in 0..20 {
+        let (_, times) = session.run_profiled(&views(&inputs, &shape))?;
+        best.iter_mut().zip(times).for_each(|(b, t)| *b = (*b).min(t));
+    }
+    for (step, time) in model.program().steps.iter().zip(best) {
+        println!("{:8.2} us {:12} {}", time as f64 / 1e3, step.family, step.name);
+    }
+    Ok(())
+}
+
+/// Of windows of `n` tokens, one after the other.
+fn perplexity(model: &std::sync::Arc<Model>, tokens: &[i64], n: usize) -> Fallible<f64> {
+    let mut session = Session::new(model, SessionOptions::default())?;
+    let (mut loss, mut count) = (0.0, 0usize);
+    for window in tokens.chunks_exact(n) {
+        let shape = [1, n];
+        let named: Vec<(String, Vec<i64>)> = model
+            .program()
+            .inputs
+            .iter()
+            .map(|port| {
+                let values = match port.name.as_str() {
+                    name if name.contains("mask") => vec![1; n],
+                    name if name.contains("position") => (0..n as i64).collect(),
+                    _ => window.to_vec(),
+                };
+                (port.name.clone(), values)
+            })
+            .collect();
+        let outputs = session.run(&views(&named, &shape))?.into_vec();
+        let logits = outputs[0].1.numbers::<f32>().ok_or("the first output is not f32 logits")?;
+        let vocabulary = logits.len() / n;
+        for (row, &next) in logits.chunks_exact(vocabulary).zip(&window[1..]) {
+            let top = row.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
+            let sum: f64 = row.iter().map(|&x| f64::from(x - top).exp()).sum();
+            loss += sum.ln() - f64::from(row[next as usize] - top);
+            count += 1;
+        }
+    }
+    Ok((loss / count.max(1) as f64).exp())
+}
