@@ -87,6 +87,7 @@ pub fn as_batches(inputs: &[Named]) -> Result<Vec<Batch>> {
 /// What the compiler chooses for each group of linears.
 pub fn choices(float: &Graph, settings: &Settings, data: &[Batch]) -> Result<Choices> {
     let heads = settings.heads();
-    let statistics = quietly(|cx| calibrate::run(float, heads, data, cx))?;
+    let statistics =
+        quietly(|cx| calibrate::run(float, heads, data, &fqc::data::Rare::default(), cx))?;
     Ok(Arc::new(quietly(|cx| pipeline::choose(float, &statistics, data, settings, cx))?))
 }

@@ -248,3 +248,70 @@ fn extract(part: &Graph, operations: &[NodeId]) -> Result<Graph, Failure> {
     }
     Ok(graph)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interrupt::Interrupt;
+    use crate::progress::Verbosity;
+    use crate::{calibrate, data};
+    use fqc_passes::quant::groups::{self, Heads};
+    use std::path::Path;
+
+    const MODEL: &str = "../../tests/models/tiny/gpt2_ts_op17_eager.onnx";
+
+    /// Bits of the values by batch and name.
+    type Bits = BTreeMap<(usize, String), Vec<u32>>;
+
+    fn bits<'a>(
+        slices: &[Slice],
+        mut walk: Walk<'a>,
+        late: &'a [Batch],
+        cx: &mut Context<'_>,
+    ) -> Bits {
+        let mut all = Bits::new();
+        for (at, slice) in slices.iter().enumerate() {
+            walk.run(slice, &slice.observed, true, cx, &mut |index, values| {
+                for (name, tensor) in values {
+                    let numbers = tensor.numbers::<f32>().expect("floats").iter();
+                    let numbers = numbers.map(|v| v.to_bits()).collect();
+                    assert_eq!(all.insert((index, (*name).to_owned()), numbers), None, "{name}");
+                }
+                Ok(())
+            })
+            .expect("a slice runs");
+            if at == 0 {
+                late.iter().for_each(|batch| walk.fork(0, batch));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn slices_give_the_values_of_the_whole_bit_for_bit() {
+        let interrupt = Interrupt::default();
+        let verbosity = Verbosity::Quiet;
+        let mut cx = Context { interrupt: &interrupt, verbosity, after_pass: None, threads: 1 };
+        let graph = pipeline::import(Path::new(MODEL), &mut cx).expect("imports");
+        let batches = data::random(2, 12, &calibrate::wanted(&graph)).expect("fills");
+        let values: Vec<NodeId> =
+            groups::find(&graph, Heads::Quantized).into_iter().map(|g| g.input).collect();
+        let whole = cut(&graph, &values).expect("is cut");
+        assert_eq!((whole.len(), whole[0].observed.len()), (1, values.len()));
+        let want = bits(&whole, Walk::new(&batches).expect("a level"), &[], &mut cx);
+        assert_eq!(want.len(), 2 * values.len());
+        for bytes in [1, 20_000, 60_000] {
+            let slices = cut_at(&graph, &values, bytes).expect("is cut");
+            assert!(slices.len() > 2, "{} slices of {bytes} bytes", slices.len());
+            let got = bits(&slices, Walk::new(&batches).expect("a level"), &[], &mut cx);
+            assert!(got == want, "slices of {bytes} bytes");
+            // A run that begins after the first slice as a copy of the first.
+            let walk = Walk::new(&batches[..1]).expect("a level");
+            let got = bits(&slices, walk, &batches[..1], &mut cx);
+            let late = got.iter().filter(|((index, _), _)| *index == 1);
+            let late: Vec<_> = late.map(|((_, name), bits)| (name, bits)).collect();
+            assert!(late.iter().all(|(name, bits)| want[&(0, (*name).clone())] == **bits));
+            assert_eq!(late.len(), values.len() - slices[0].observed.len());
+        }
+    }
+}

@@ -134,8 +134,8 @@ fn an_interrupted_calibration_goes_on_as_if_nothing_had_been() {
     let mut cx = Context { interrupt: &interrupt, verbosity, after_pass: None, threads: 1 };
     let float = pipeline::import(Path::new(OTHER), &mut cx).expect("imports");
     let batches = data::random(9, 12, &calibrate::wanted(&float)).expect("fills");
-    let heads = Heads::Quantized;
-    let whole = calibrate::run(&float, heads, &batches, &mut cx).expect("calibrates");
+    let (heads, rare) = (Heads::Quantized, data::Rare::default());
+    let whole = calibrate::run(&float, heads, &batches, &rare, &mut cx).expect("calibrates");
 
     let mut progress = Progress::default();
     for stop in [2, 3, 9] {
@@ -145,7 +145,8 @@ fn an_interrupted_calibration_goes_on_as_if_nothing_had_been() {
             Ok(())
         };
         let mut cx = Context { interrupt: &interrupt, verbosity, after_pass: None, threads: 1 };
-        let end = calibrate::resume(&float, heads, &batches, &mut progress, &mut after, &mut cx);
+        let end =
+            calibrate::resume(&float, heads, &batches, &rare, &mut progress, &mut after, &mut cx);
         assert_eq!(end.err().map(|e| e.exit), (stop < 9).then_some(Exit::Interrupted));
         assert_eq!(progress.done, stop);
     }
