@@ -19,7 +19,8 @@
 //! program. What is checked without trust is everything else: any bytes whatsoever give an error
 //! or a program whose every memory range is proven before a step runs.
 //!
-//! Unsafe code is in `memory`, `code`, `cpu`, `pool`, `launch` and `cuda::driver` only.
+//! Unsafe code is in `memory`, `code`, `cpu`, `pool`, `launch` and `cuda::driver` only; `cuda::engine` and
+//! `session::gpu` hand on what the caller of `Session::enqueue` promises.
 
 mod code;
 mod cpu;
