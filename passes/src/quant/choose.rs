@@ -247,7 +247,9 @@ mod tests {
         let flat = choose(&stats, &weights, &only(true)).expect("in bounds");
         let plain = choose(&stats, &weights, &only(false)).expect("in bounds");
         let of_3 = flat.map.tail.iter().filter(|t| t.0 == 3).count();
-        assert!(of_3 >= 9 && 2 * of_3 > flat.map.tail.len(), "{:?}", flat.map.tail);
+        // Others may have a second copy where that makes their steps finer.
+        let second = |t: &(u32, u16)| t.0 == 3 || t.1 == 2;
+        assert!(of_3 >= 5 && flat.map.tail.iter().all(second), "{:?}", flat.map.tail);
         assert!(flat.error < 0.5 * plain.error, "{} against {}", flat.error, plain.error);
         assert_eq!(flat.map.padded % 64, 0);
         assert!(plain.map.tail.is_empty());
