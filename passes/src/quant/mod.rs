@@ -1,6 +1,7 @@
 //! Quantisation of linear layers, one rewrite a file. In order: [`groups`] finds the linears that
 //! share an input; [`choose`] picks smoothing factors and a threshold for each group from
-//! [`stats`]; [`smooth`] and [`flatten`] rewrite the float graph without changing its values;
+//! [`stats`], [`budget`] how many extra channels it gets, and [`refine`] goes through the channels
+//! one by one; [`smooth`] and [`flatten`] rewrite the float graph without changing its values;
 //! [`insert_qdq`] rounds; [`fold_qdq`] and [`fold_quantize`] merge the roundings with their
 //! neighbours.
 
