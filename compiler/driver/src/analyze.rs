@@ -101,7 +101,8 @@ pub struct Channel {
 /// What the losses do not show.
 pub const WEIGHTS: &str = "losses are with weights to nearest; GPTQ makes those of INT4 smaller";
 
-/// All groups, the one with the largest loss first. Batches are wanted by an aim only.
+/// All groups, the one with the largest loss first. What errors cost is measured on the
+/// batches; without any, all groups cost the same.
 pub fn groups(
     float: &Graph,
     statistics: &Statistics,

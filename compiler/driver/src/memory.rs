@@ -79,7 +79,8 @@ impl Memory {
     /// The linear layers without heads.
     pub fn linears(&self) -> Part {
         let parts = [&self.int4, &self.int8, &self.float];
-        let sum = |of: fn(&Part) -> u64| parts.iter().map(|p| of(p)).sum();
+        let sum =
+            |of: fn(&Part) -> u64| parts.iter().fold(0u64, |sum, p| sum.saturating_add(of(p)));
         Part {
             layers: sum(|p| p.layers),
             work: sum(|p| p.work),
@@ -91,7 +92,9 @@ impl Memory {
     /// Bytes of everything, in FP16 and as it is.
     pub fn total(&self) -> (u64, u64) {
         let linears = self.linears();
-        let sum = |of: fn(&Part) -> u64| of(&linears) + of(&self.head) + of(&self.rest);
+        let parts = [&linears, &self.head, &self.rest];
+        let sum =
+            |of: fn(&Part) -> u64| parts.iter().fold(0u64, |sum, p| sum.saturating_add(of(p)));
         (sum(|p| p.fp16_bytes), sum(|p| p.bytes))
     }
 
@@ -218,7 +221,7 @@ impl fmt::Display for Memory {
             ("all else", &self.rest),
         ];
         for (name, part) in parts {
-            if part.bytes + part.fp16_bytes + part.layers == 0 {
+            if [part.bytes, part.fp16_bytes, part.layers] == [0; 3] {
                 continue;
             }
             let (layers, share) = match name {

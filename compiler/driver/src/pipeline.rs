@@ -103,6 +103,9 @@ pub fn quantise<D: Into<calibrate::Data>>(
             Some(statistics) => statistics,
             None => calibrate::run(&float, settings.heads(), &batches, &rare, cx)?,
         };
+        if settings.rounding() == Rounding::Gptq && batches.is_empty() {
+            return Err(no_samples());
+        }
         choices = Arc::new(match chosen {
             Some(chosen) => chosen,
             None => choose(&float, &seen, &batches, settings, cx)?,
@@ -111,7 +114,6 @@ pub fn quantise<D: Into<calibrate::Data>>(
             Rounding::Nearest => {
                 quantise::nearest(&float, &mut graph, &choices, &seen, settings, cx)?;
             }
-            Rounding::Gptq if batches.is_empty() => return Err(no_samples()),
             Rounding::Gptq => gptq::run(&float, &mut graph, &choices, &batches, settings, cx)?,
         }
     }

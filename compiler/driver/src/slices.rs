@@ -96,9 +96,10 @@ impl<'a> Walk<'a> {
             let inputs: Vec<(&str, TensorView<'_>)> =
                 given.chain(carried).filter(is_read).collect();
             let outputs = session.run(&inputs).map_err(|e| {
-                cx.interrupt.check().err().unwrap_or_else(|| {
-                    Failure::new(Exit::Data, format!("calibration sample {index}: {e}"))
-                })
+                cx.interrupt
+                    .check()
+                    .err()
+                    .unwrap_or_else(|| Failure::new(Exit::Data, format!("calibration run {index}: {e}")))
             })?;
             let all: Vec<(&str, &Tensor)> = outputs.iter().filter(|(n, _)| is_shown(n)).collect();
             seen(index, &all)?;

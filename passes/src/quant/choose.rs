@@ -58,7 +58,7 @@ impl Default for Settings {
 /// The search's answer for one group.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Choice {
-    /// The exponent that won.
+    /// The exponent that won; each channel was then refined by itself.
     pub alpha: f32,
     /// Channel `j` of the input is divided by `smooth[j]`, row `j` of the weights multiplied.
     pub smooth: Vec<f32>,
@@ -249,7 +249,8 @@ mod tests {
         let of_3 = flat.map.tail.iter().filter(|t| t.0 == 3).count();
         // Others may have a second copy where that makes their steps finer.
         let second = |t: &(u32, u16)| t.0 == 3 || t.1 == 2;
-        assert!(of_3 >= 5 && flat.map.tail.iter().all(second), "{:?}", flat.map.tail);
+        let few = flat.map.tail.len() <= 32 && flat.map.tail.iter().all(second);
+        assert!(of_3 >= 5 && few, "{:?}", flat.map.tail);
         assert!(flat.error < 0.5 * plain.error, "{} against {}", flat.error, plain.error);
         assert_eq!(flat.map.padded % 64, 0);
         assert!(plain.map.tail.is_empty());

@@ -12,7 +12,7 @@
 use super::groups::{self, Heads, linear};
 use super::passes::{Choices, weights};
 use super::stats::Statistics;
-use super::trial::{Base, Trial};
+use super::trial::Base;
 use fqc_ir::expr::BinaryOp;
 use fqc_ir::patch::PatchError;
 use fqc_ir::{Const, Elem, Graph, Op, Patch, Type, UnaryOp, Value};
@@ -48,13 +48,16 @@ pub fn probe(
         };
         let Some(weights) = weights(graph, &group) else { continue };
         let base = Base::new(stats, &weights, choice.widths);
-        let trial = Trial::new(&base, choice.alpha);
-        let plain = trial.rounding(choice.scale());
+        let rounding = |scale: f32| {
+            let steps: Vec<f32> = choice.smooth.iter().map(|s| s * scale).collect();
+            base.rounding(&steps).iter().sum::<f64>()
+        };
+        let plain = rounding(choice.scale());
         if plain <= 0.0 {
             continue;
         }
         let scale = choice.scale() * (AIM / plain).sqrt() as f32;
-        let error = trial.rounding(scale);
+        let error = rounding(scale);
         let gate = format!("{name}.gate");
         let mut patch = Patch::new();
         let one = patch.add(&gate, Op::Input(Type::fixed(Elem::F32, &[1])), &[]);

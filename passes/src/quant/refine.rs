@@ -58,7 +58,7 @@ pub fn refine(base: &Base<'_>, before: Steps) -> (Steps, f64) {
             base.tail(j).beyond(limit) + weights(base, j, *step, noise)
         };
         let each = now.steps.iter().zip(&now.copies).enumerate();
-        base.rounding_of_channels(&now.steps).iter().sum::<f64>() + each.map(of).sum::<f64>()
+        base.rounding(&now.steps).iter().sum::<f64>() + each.map(of).sum::<f64>()
     };
     let budget: usize = extra(&before.copies);
     let mut best = (error(&before), before);
@@ -100,7 +100,7 @@ fn channels(base: &Base<'_>, before: &Steps) -> Vec<Channel> {
     for quarters in QUARTERS {
         let factor = (0.25 * quarters as f32).exp2();
         let steps: Vec<f32> = before.steps.iter().map(|s| s * factor).collect();
-        let rounding = base.rounding_of_channels(&steps);
+        let rounding = base.rounding(&steps);
         for (j, channel) in channels.iter_mut().enumerate().filter(|(j, _)| base.fires(*j)) {
             let digit = base.q() * steps[j];
             let most = usize::from(channel.before.1) * 2 + MORE;

@@ -115,7 +115,7 @@ impl<'a> Base<'a> {
     }
 
     /// What rounding each channel to multiples of its step costs, nothing cut off.
-    pub fn rounding_of_channels(&self, steps: &[f32]) -> Vec<f64> {
+    pub fn rounding(&self, steps: &[f32]) -> Vec<f64> {
         let inverse: Vec<f32> = steps.iter().map(|s| 1.0 / s).collect();
         let mut squares = vec![0.0f32; steps.len()];
         let low = if self.signed { -WIDE } else { 0.0 };
@@ -280,20 +280,9 @@ impl<'a> Trial<'a> {
     }
 
     /// What rounding to multiples of a scale costs, nothing cut off.
-    pub fn rounding(&self, scale: f32) -> f64 {
-        let inverse = 1.0 / scale;
-        let mut squares = vec![0.0f32; self.maxima.len()];
-        let factors: Vec<f32> = self.smooth.iter().map(|s| 1.0 / s).collect();
-        let low = if self.base.signed { -WIDE } else { 0.0 };
-        for (row, w) in self.base.stats.sample().zip(&self.base.omega) {
-            let w = *w as f32;
-            for ((square, x), f) in squares.iter_mut().zip(row).zip(&factors) {
-                let smoothed = x * f;
-                let off = smoothed - rint((smoothed * inverse).clamp(low, WIDE)) * scale;
-                *square += w * off * off;
-            }
-        }
-        squares.iter().zip(&self.row_energy).map(|(e, w)| f64::from(*e) * w).sum()
+    fn rounding(&self, scale: f32) -> f64 {
+        let steps: Vec<f32> = self.smooth.iter().map(|s| s * scale).collect();
+        self.base.rounding(&steps).iter().sum()
     }
 
     /// What a threshold costs, and what copies take off it.

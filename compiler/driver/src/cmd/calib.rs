@@ -97,6 +97,9 @@ impl CalibArgs {
 
     /// Tokens that samples of text lack.
     pub fn rare(&self, graph: &Graph, batches: &[Batch]) -> Result<Rare, Failure> {
+        if self.samples().all(|f| has_extension(f, "npz")) {
+            return Ok(Rare::default());
+        }
         data::rare(&self.source(), batches, &calibrate::wanted(graph))
     }
 

@@ -82,7 +82,8 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
             return Err(failure);
         }
         save(&progress, &part)?;
-        let (done, total, part) = (progress.done, batches.len(), part.display());
+        let total = batches.len() + rare.batches.len();
+        let (done, part) = (progress.done, part.display());
         let message = format!(
             "interrupted after {done} of {total} samples; they are in `{part}`, go on with `--resume`"
         );
