@@ -33,6 +33,9 @@ pub fn measure(
     cx: &mut Context<'_>,
 ) -> Result<Sensitivity, Failure> {
     let (graph, probes) = probe(float, heads, choices, statistics).map_err(Failure::internal)?;
+    if probes.is_empty() {
+        return Ok(Sensitivity::new());
+    }
     let is_float = |id: &NodeId| graph.node(*id).ty.elem == Elem::F32;
     let outputs: BTreeSet<NodeId> = graph.outputs().iter().map(|o| o.1).filter(is_float).collect();
     let slices = slices::cut(&graph, &outputs.into_iter().collect::<Vec<_>>())?;

@@ -96,10 +96,9 @@ impl<'a> Walk<'a> {
             let inputs: Vec<(&str, TensorView<'_>)> =
                 given.chain(carried).filter(is_read).collect();
             let outputs = session.run(&inputs).map_err(|e| {
-                cx.interrupt
-                    .check()
-                    .err()
-                    .unwrap_or_else(|| Failure::new(Exit::Data, format!("calibration run {index}: {e}")))
+                cx.interrupt.check().err().unwrap_or_else(|| {
+                    Failure::new(Exit::Data, format!("calibration run {index}: {e}"))
+                })
             })?;
             let all: Vec<(&str, &Tensor)> = outputs.iter().filter(|(n, _)| is_shown(n)).collect();
             seen(index, &all)?;
@@ -146,6 +145,9 @@ pub fn cut(graph: &Graph, values: &[NodeId]) -> Result<Vec<Slice>, Failure> {
 }
 
 fn cut_at(graph: &Graph, values: &[NodeId], bytes: usize) -> Result<Vec<Slice>, Failure> {
+    if values.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut part = graph.clone();
     part.set_outputs(values.iter().map(|&id| (graph.node(id).name.clone(), id)).collect());
     part.sweep();

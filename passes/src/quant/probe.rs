@@ -46,7 +46,10 @@ pub fn probe(
         let (Some(choice), Some(stats)) = (choices.get(&name), statistics.get(&name)) else {
             continue;
         };
-        let Some(weights) = weights(graph, &group) else { continue };
+        // By name: a probe replaces linears, and one may be the next group's input.
+        let group = probed.find(&name).and_then(|input| groups::of(&probed, input, heads));
+        let Some(group) = group else { continue };
+        let Some(weights) = weights(&probed, &group) else { continue };
         let base = Base::new(stats, &weights, choice.widths);
         let rounding = |scale: f32| {
             let steps: Vec<f32> = choice.smooth.iter().map(|s| s * scale).collect();
@@ -65,7 +68,7 @@ pub fn probe(
         let noisy = noisy(&mut patch, &name, group.input.into(), one, &steps);
         for &id in &group.linears {
             let Some((_, w)) = linear(&probed, id) else { continue };
-            let product = patch.add(&graph.node(id).name, Op::MatMul, &[noisy, w.into()]);
+            let product = patch.add(&probed.node(id).name, Op::MatMul, &[noisy, w.into()]);
             patch.replace(id, product);
         }
         patch.apply(&mut probed)?;
