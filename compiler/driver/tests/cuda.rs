@@ -3,32 +3,13 @@
 mod world;
 
 use std::fs;
-use world::{MODEL, World, expect, text};
-
-fn compile(w: &World, name: &str, target: &str) -> std::path::PathBuf {
-    let out = w.path(name);
-    let done = w.fqc(&[
-        "compile",
-        MODEL,
-        "-o",
-        text(&out),
-        "--method",
-        "none",
-        "--levels",
-        "avx2",
-        "--target",
-        target,
-        "--quiet",
-    ]);
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    out
-}
+use world::{World, expect, text};
 
 #[test]
 fn one_file_holds_the_code_of_several_targets() {
     let w = World::new();
     let (both, gpu) =
-        (compile(&w, "both.fqbin", "cpu,cuda"), compile(&w, "gpu.fqbin", "cuda:sm_80"));
+        (w.compiled_for("both.fqbin", "cpu,cuda"), w.compiled_for("gpu.fqbin", "cuda:sm_80"));
     let done = w.fqc(&["inspect", text(&both), "--json"]);
     let shown: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
     let names: Vec<&str> = shown["targets"]
@@ -39,7 +20,7 @@ fn one_file_holds_the_code_of_several_targets() {
         .collect();
     assert_eq!(names, ["cpu", "cuda:sm_90a"]);
     // The same bytes again, from the cache of cubins and without it.
-    let again = compile(&w, "again.fqbin", "cpu,cuda");
+    let again = w.compiled_for("again.fqbin", "cpu,cuda");
     assert!(
         fs::read(&both).expect("reads") == fs::read(&again).expect("reads"),
         "the files differ"

@@ -28,8 +28,6 @@ pub struct Settings {
     /// Relative fall of the summed error of activations that one more share of extra channels must
     /// bring: with 3, an extra channel to a hundred must take away 3 %.
     pub gain: f64,
-    /// Calibrated values are taken this much larger when copies are counted.
-    pub headroom: f32,
     /// Multiple of the flattened width.
     pub align: usize,
     /// Whether large channels are spread over copies at all.
@@ -47,7 +45,6 @@ impl Default for Settings {
             max_extra: 0.08,
             group_cap: 2.0,
             gain: 2.0,
-            headroom: 1.0,
             align: 64,
             flatten: true,
             granularity: Granularity::PerChannel,

@@ -50,12 +50,13 @@ struct Choosable {
 /// none. Returns what is left of the error too, in the measure of [`trial`](super::trial), with
 /// the weights' by the size of their steps.
 pub fn refine(base: &Base<'_>, before: Steps) -> (Steps, f64) {
-    let channels = channels(base, &before);
+    let tails: Vec<Tail> = (0..before.steps.len()).map(|j| base.tail(j)).collect();
+    let channels = channels(base, &tails, &before);
     let error = |now: &Steps| {
         let noise = base.weight_noise(&now.steps);
         let of = |(j, (step, copies)): (usize, (&f32, &u16))| {
             let limit = f32::from(*copies) * base.q() * step;
-            base.tail(j).beyond(limit) + weights(base, j, *step, noise)
+            tails[j].beyond(limit) + weights(base, j, *step, noise)
         };
         let each = now.steps.iter().zip(&now.copies).enumerate();
         base.rounding(&now.steps).iter().sum::<f64>() + each.map(of).sum::<f64>()
@@ -92,11 +93,10 @@ fn extra(copies: &[u16]) -> usize {
     copies.iter().map(|n| usize::from(*n) - 1).sum()
 }
 
-fn channels(base: &Base<'_>, before: &Steps) -> Vec<Channel> {
+fn channels(base: &Base<'_>, tails: &[Tail], before: &Steps) -> Vec<Channel> {
     let each = || before.steps.iter().copied().zip(before.copies.iter().copied());
     let mut channels: Vec<Channel> =
         each().map(|before| Channel { options: Vec::new(), before }).collect();
-    let tails: Vec<Tail> = (0..channels.len()).map(|j| base.tail(j)).collect();
     for quarters in QUARTERS {
         let factor = (0.25 * quarters as f32).exp2();
         let steps: Vec<f32> = before.steps.iter().map(|s| s * factor).collect();

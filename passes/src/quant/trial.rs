@@ -130,11 +130,10 @@ impl<'a> Base<'a> {
         squares.iter().enumerate().map(|(j, e)| f64::from(*e) * self.row_energy(j)).collect()
     }
 
-    /// Squared step of the weights' codes over twelve, of all columns together and over the total, when
-    /// row `j` is multiplied by `steps[j]`.
-    pub fn weight_noise(&self, steps: &[f32]) -> f64 {
+    /// The largest weight under each scale, when row `j` is multiplied by `factors[j]`.
+    fn largest_weights(&self, factors: &[f32]) -> Vec<f32> {
         let mut largest = vec![0.0f32; self.weights.n];
-        for (row, s) in self.weights.rows().zip(steps) {
+        for (row, s) in self.weights.rows().zip(factors) {
             for (m, v) in largest.iter_mut().zip(row) {
                 *m = m.max((v * s).abs());
             }
@@ -143,6 +142,13 @@ impl<'a> Base<'a> {
             let all = largest.iter().fold(0.0f32, |m, v| m.max(*v));
             largest.fill(all);
         }
+        largest
+    }
+
+    /// Squared step of the weights' codes over twelve, of all columns together and over the total, when
+    /// row `j` is multiplied by `steps[j]`.
+    pub fn weight_noise(&self, steps: &[f32]) -> f64 {
+        let largest = self.largest_weights(steps);
         let q = f64::from(q_max(self.widths.weights, true));
         largest.iter().map(|m| (f64::from(*m) / q).powi(2)).sum::<f64>() / (12.0 * self.total)
     }
@@ -272,7 +278,7 @@ impl<'a> Trial<'a> {
         }
         let fence = fence(&self.maxima, settings.lowest_beta).max(largest * 1e-4);
         let ratio = settings.ratio;
-        let mut out = vec![largest * settings.headroom];
+        let mut out = vec![largest];
         while out[out.len() - 1] > fence && out.len() < 80 {
             out.push(out[out.len() - 1] / ratio);
         }
@@ -298,9 +304,8 @@ impl<'a> Trial<'a> {
             if largest <= threshold || !settings.flatten {
                 continue;
             }
-            // Cut off beyond `n` copies: the peaks, and below them the sample, all taken larger by the
-            // headroom.
-            let over = self.over(j, threshold, settings);
+            // Cut off beyond `n` copies: the peaks, and below them the sample.
+            let over = self.over(j, threshold);
             let cut = |n: usize| {
                 let limit = threshold * n as f32;
                 let off = |(value, w): &(f32, f64)| w * f64::from((value - limit).max(0.0)).powi(2);
@@ -320,8 +325,8 @@ impl<'a> Trial<'a> {
     }
 
     /// What channel `j` has above the threshold, with weights.
-    fn over(&self, j: usize, threshold: f32, settings: &Settings) -> Vec<(f32, f64)> {
-        let factor = settings.headroom / self.smooth[j];
+    fn over(&self, j: usize, threshold: f32) -> Vec<(f32, f64)> {
+        let factor = 1.0 / self.smooth[j];
         let peaks = &self.base.stats.peaks()[j];
         let mut over: Vec<(f32, f64)> =
             peaks.iter().map(|p| (p.value * factor, self.base.peak_omega(p))).collect();
@@ -374,19 +379,11 @@ fn smoothing(maxima: &[f32], row_max: &[f32], alpha: f32) -> Vec<f32> {
     raw.into_iter().map(|s| s.map_or(1.0, bounded)).collect()
 }
 
-/// What rounding the weights to nearest costs, with a scale for each column or one for all: `Σ_j Σ_t ω_t x_tj² · ‖w_j - q(w_j)‖²`.
+/// What rounding the weights to nearest costs, with a scale for each column or one for all:
+/// `Σ_j Σ_t ω_t x_tj² · ‖w_j - q(w_j)‖²`.
 fn weight_error(base: &Base<'_>, smooth: &[f32]) -> f64 {
     let q = q_max(base.widths.weights, true) as f32;
-    let mut steps = vec![0.0f32; base.weights.n];
-    for (row, s) in base.weights.rows().zip(smooth) {
-        for (step, v) in steps.iter_mut().zip(row) {
-            *step = step.max((v * s).abs() / q);
-        }
-    }
-    if base.granularity == Granularity::PerTensor {
-        let largest = steps.iter().fold(0.0f32, |m, s| m.max(*s));
-        steps.fill(largest);
-    }
+    let steps: Vec<f32> = base.largest_weights(smooth).iter().map(|m| m / q).collect();
     let inverse: Vec<f32> =
         steps.iter().map(|s| if *s >= f32::MIN_POSITIVE { 1.0 / s } else { 0.0 }).collect();
     let mut error = 0.0;

@@ -36,6 +36,11 @@ impl World {
 
     /// Compiles the tiny model in float for one level.
     pub fn compiled(&self, name: &str) -> PathBuf {
+        self.compiled_for(name, "cpu")
+    }
+
+    /// The same for some targets.
+    pub fn compiled_for(&self, name: &str, targets: &str) -> PathBuf {
         let out = self.path(name);
         let done = self.fqc(&[
             "compile",
@@ -46,6 +51,8 @@ impl World {
             "none",
             "--levels",
             "avx2",
+            "--target",
+            targets,
             "--quiet",
         ]);
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
