@@ -82,6 +82,8 @@ pub struct Settings {
     pub levels: Vec<String>,
     /// Extra channels at most, as a share of a layer's channels.
     pub max_extra: f32,
+    /// Whether more of them fill the rows up to a multiple of 64.
+    pub headroom: bool,
     /// How a language model's head is computed.
     pub lm_head: LmHead,
     /// Widths of weights and activations.
@@ -113,6 +115,7 @@ impl Default for Settings {
             method: Method::Flattenquant,
             levels: Level::ALL.map(|level| level.name().to_owned()).into(),
             max_extra: 0.08,
+            headroom: false,
             lm_head: LmHead::Float,
             scheme: Scheme::W8a8,
             groups: Vec::new(),
@@ -138,8 +141,9 @@ impl Settings {
 
     /// The search space of the method.
     pub fn search(&self) -> choose::Settings {
-        let (max_extra, granularity) = (self.max_extra, self.granularity());
-        let defaults = choose::Settings { max_extra, granularity, ..Default::default() };
+        let (max_extra, headroom, granularity) =
+            (self.max_extra, self.headroom, self.granularity());
+        let defaults = choose::Settings { max_extra, headroom, granularity, ..Default::default() };
         match self.method {
             Method::None | Method::Rtn => {
                 choose::Settings { alphas: vec![0.0], flatten: false, ..defaults }

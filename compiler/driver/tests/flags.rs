@@ -105,6 +105,15 @@ fn a_head_in_int8_keeps_its_bits_and_the_others_theirs() {
 }
 
 #[test]
+fn headroom_is_more_channels_in_the_same_bytes() {
+    let w = World::new();
+    let extra = |report: &Value| report["extra_channels"].as_f64().expect("a share");
+    let (bought, filled) = (compile(&w, &[]), compile(&w, &["--headroom"]));
+    assert!(extra(&filled) > extra(&bought), "{} {}", extra(&filled), extra(&bought));
+    assert_eq!(bytes(&filled, "int8"), bytes(&bought, "int8"));
+}
+
+#[test]
 fn weights_with_one_scale_compile_and_run() {
     let w = World::new();
     for rounding in ["gptq", "nearest"] {

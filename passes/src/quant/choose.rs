@@ -30,6 +30,8 @@ pub struct Settings {
     pub gain: f64,
     /// Multiple of the flattened width.
     pub align: usize,
+    /// Whether copies beyond the budget fill the width up to the multiple.
+    pub headroom: bool,
     /// Whether large channels are spread over copies at all.
     pub flatten: bool,
     /// How many scales a weight has.
@@ -46,6 +48,7 @@ impl Default for Settings {
             group_cap: 2.0,
             gain: 2.0,
             align: 64,
+            headroom: false,
             flatten: true,
             granularity: Granularity::PerChannel,
         }
@@ -180,7 +183,11 @@ pub fn build(
     let q = base.q();
     let steps = trial.smooth.iter().map(|s| s * point.threshold / q).collect();
     let (Steps { steps, copies }, error) = match settings.flatten {
-        true => refine(&base, Steps { steps, copies }),
+        true => {
+            let used = channels + point.extra;
+            let free = used.next_multiple_of(settings.align) - used;
+            refine(&base, Steps { steps, copies }, if settings.headroom { free } else { 0 })
+        }
         false => (Steps { steps, copies }, point.error),
     };
     let mean = steps.iter().map(|s| s.ln()).sum::<f32>() / channels.max(1) as f32;

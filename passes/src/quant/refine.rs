@@ -4,7 +4,7 @@
 //! starts: at a price for a copy, the best step and number of copies follow for each channel from what
 //! rounding, cutting off and the weights' own rounding cost there; channels meet only in the scales of
 //! the weights, which one solution gives to the next. The price is the one at which all copies together
-//! are no more than before.
+//! are no more than before, and what else may be had for nothing.
 
 use super::trial::{Base, Tail};
 
@@ -46,10 +46,10 @@ struct Choosable {
     cut: Vec<f64>,
 }
 
-/// Steps and copies that cost less than those before, with no more copies; those before if there are
-/// none. Returns what is left of the error too, in the measure of [`trial`](super::trial), with
+/// Steps and copies that cost less than those before, with at most `free` more copies; those before if
+/// there are none. Returns what is left of the error too, in the measure of [`trial`](super::trial), with
 /// the weights' by the size of their steps.
-pub fn refine(base: &Base<'_>, before: Steps) -> (Steps, f64) {
+pub fn refine(base: &Base<'_>, before: Steps, free: usize) -> (Steps, f64) {
     let tails: Vec<Tail> = (0..before.steps.len()).map(|j| base.tail(j)).collect();
     let channels = channels(base, &tails, &before);
     let error = |now: &Steps| {
@@ -61,7 +61,7 @@ pub fn refine(base: &Base<'_>, before: Steps) -> (Steps, f64) {
         let each = now.steps.iter().zip(&now.copies).enumerate();
         base.rounding(&now.steps).iter().sum::<f64>() + each.map(of).sum::<f64>()
     };
-    let budget: usize = extra(&before.copies);
+    let budget = extra(&before.copies) + free;
     let mut best = (error(&before), before);
     let mut now = best.1.clone();
     for _ in 0..ROUNDS {

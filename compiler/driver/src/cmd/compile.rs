@@ -41,6 +41,10 @@ pub struct Args {
     /// [default: 8]
     #[arg(long)]
     pub max_extra: Option<f32>,
+    /// More extra channels where rows are filled up to a multiple of 64 anyway: nothing to AMX and GPUs,
+    /// work to AVX-512 and AVX2
+    #[arg(long)]
+    pub headroom: bool,
     /// What a language model's head is computed in [default: float]
     #[arg(long, value_enum)]
     pub lm_head: Option<LmHead>,
@@ -178,6 +182,7 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
     if let Some(percent) = args.max_extra {
         settings.max_extra = percent / 100.0;
     }
+    settings.headroom |= args.headroom;
     if let Some(scheme) = args.scheme {
         settings.scheme = scheme;
     }
