@@ -106,7 +106,7 @@ pub fn gptq(
     let (mut order, dead): (Vec<usize>, Vec<usize>) =
         (0..width).partition(|&i| gram.at(i, i) > 0.0);
     order.sort_by(|&a, &b| gram.at(b, b).total_cmp(&gram.at(a, a)).then(a.cmp(&b)));
-    let (feedback, importance) = feedback(gram, &order);
+    let (feedback, importance) = feedback(gram, &order, threads);
     // Channels that never fired have little say in the scales, but some.
     let base = choice.map.base as usize;
     let silent = || dead.iter().copied().filter(|&i| i < base);
@@ -157,7 +157,7 @@ pub fn gptq(
 /// `U` transposed, \[k, k\] row-major with row `k` holding `U_jk` for `j < k`, and the diagonal D, for the
 /// Gram matrix in the given order. Damping grows tenfold while the factorisation fails; without
 /// one there is no feedback.
-fn feedback(gram: &Gram, order: &[usize]) -> (Vec<f32>, Vec<f32>) {
+fn feedback(gram: &Gram, order: &[usize], threads: usize) -> (Vec<f32>, Vec<f32>) {
     let k = order.len();
     let mean = order.iter().map(|&i| f64::from(gram.at(i, i))).sum::<f64>() / k.max(1) as f64;
     let mut h = vec![0.0f64; k * k];
@@ -169,7 +169,7 @@ fn feedback(gram: &Gram, order: &[usize]) -> (Vec<f32>, Vec<f32>) {
             }
             h[a * k + a] += damping * mean;
         }
-        factored = cholesky::factor(&mut h, k);
+        factored = cholesky::factor(&mut h, k, threads);
         if factored {
             break;
         }
