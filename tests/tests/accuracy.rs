@@ -7,6 +7,7 @@ use fqc::data::Batch;
 use fqc::metrics::cosine;
 use fqc::pipeline;
 use fqc::settings::{Method, Settings};
+use fqc_passes::quant::choose::mean_extra;
 use fqc_tests::calibrated::{quietly, real_model, text};
 use fqc_tests::runtime::levels;
 use fqrt::{Model, Session, SessionOptions, TensorView};
@@ -45,9 +46,7 @@ fn minilm_in_int8_keeps_its_embeddings() -> Result<()> {
         let settings = Settings { method, levels, max_extra: 0.02, ..Settings::default() };
         let data = text(&float, "minilm", "emma", 64, 128)?;
         let compiled = quietly(|cx| pipeline::compile(float.clone(), &settings, |_| Ok(data), cx))?;
-        let share = compiled.choices.values();
-        let share = share.map(|c| c.map.tail.len() as f64 / f64::from(c.map.base));
-        let extra = 100.0 * share.sum::<f64>() / compiled.choices.len() as f64;
+        let extra = 100.0 * mean_extra(compiled.choices.values());
         let got = embeddings(compiled.target, &unseen)?;
         let cosines: Vec<f64> = want.iter().zip(&got).map(|(a, b)| cosine(a, b)).collect();
         let min = cosines.iter().copied().fold(1.0, f64::min);

@@ -11,6 +11,7 @@ use fqc_codegen::cpu::generate;
 use fqc_interp::{Data as Values, Tensor, evaluate};
 use fqc_ir::quant::q_max;
 use fqc_ir::{Graph, NodeId, Op, Quantizer};
+use fqc_passes::quant::choose::mean_extra;
 use fqc_passes::quant::groups;
 use fqc_passes::quant::passes::Choices;
 use fqc_tests::calibrated::{
@@ -32,12 +33,6 @@ fn flattened(float: &Graph, choices: &Choices, settings: &Settings) -> Result<Gr
     let flat = graph.ids().iter().filter(|id| is_flatten(id)).count();
     ensure!(groups > 0 && flat == groups, "{flat} of {groups} groups are flattened");
     Ok(graph)
-}
-
-/// Mean share of extra channels, in percent.
-fn extra(choices: &Choices) -> f64 {
-    let share = choices.values().map(|c| c.map.tail.len() as f64 / f64::from(c.map.base));
-    100.0 * share.sum::<f64>() / choices.len() as f64
 }
 
 #[test]
@@ -94,7 +89,10 @@ fn real_model_stays_the_same(name: &str, windows: usize, window: usize) -> Resul
     for ((output, want), (_, got)) in want.iter().zip(&got) {
         let report = compare(got, want, TOLERANCE)
             .map_err(|error| anyhow::anyhow!("{name} {output}: {error}"))?;
-        println!("{name} {output}, {:.1} % extra channels: {report}", extra(&choices));
+        println!(
+            "{name} {output}, {:.1} % extra channels: {report}",
+            100.0 * mean_extra(choices.values())
+        );
     }
     Ok(())
 }

@@ -20,6 +20,9 @@ const MODEL: &str = "FQC_TEST_MEMORY_MODEL";
 /// of the float weights would make it one more.
 const MOST: f64 = 1.6;
 
+/// The codes alone, which are there when the file is written.
+const LEAST: f64 = 0.25;
+
 #[test]
 fn the_peak_grows_by_little_more_than_the_weights() -> Result<()> {
     if let Some(model) = std::env::var_os(MODEL) {
@@ -37,7 +40,8 @@ fn the_peak_grows_by_little_more_than_the_weights() -> Result<()> {
     let (weights, memory) = (many.0 - few.0, many.1.saturating_sub(few.1));
     let ratio = memory as f64 / weights as f64;
     println!("{:.0} MB of weights more: {:.0} MB", weights as f64 / 1e6, memory as f64 / 1e6);
-    ensure!(ratio <= MOST, "{ratio:.2} bytes of memory for each byte of float weights");
+    let likely = (LEAST..=MOST).contains(&ratio);
+    ensure!(likely, "{ratio:.2} bytes of memory for each byte of float weights");
     Ok(())
 }
 

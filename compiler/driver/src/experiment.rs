@@ -5,14 +5,14 @@ use crate::data::Batch;
 use crate::evaluate::{self, Scores};
 use crate::exit::Failure;
 use crate::memory::Memory;
-use crate::pipeline::{self, Compiled, Context};
+use crate::pipeline::{self, Context};
 use crate::progress::{Stage, Verbosity};
 use crate::settings::{Scheme, Settings};
 use crate::text::Text;
 use fqbin::Level;
 use fqc_ir::Graph;
 use fqc_passes::quant::assign::Aim;
-use fqc_passes::quant::choose::Choice;
+use fqc_passes::quant::choose::{Choice, mean_extra};
 use fqc_passes::quant::stats::Statistics;
 use fqrt::{Model, SessionOptions};
 use serde::Serialize;
@@ -75,7 +75,7 @@ impl Experiment {
         let batches = self.batches.clone();
         let data = Data { batches, statistics, choices, ..Data::default() };
         let compiled = pipeline::compile(self.float.clone(), &settings, |_| Ok(data), cx)?;
-        let extra_channels = extra_channels(&compiled);
+        let extra_channels = mean_extra(compiled.choices.values());
         let weight_bytes = compiled.target.weights.len() as u64;
         let memory = Memory::of(&compiled.float, &compiled.choices, weight_bytes);
         let int4_share = memory.share(&memory.int4);
@@ -118,13 +118,6 @@ impl Experiment {
         }
         Ok(outcomes)
     }
-}
-
-/// Mean share of extra channels over the groups.
-fn extra_channels(compiled: &Compiled) -> f64 {
-    let share = |c: &Choice| c.map.tail.len() as f64 / f64::from(c.map.base.max(1));
-    let sum: f64 = compiled.choices.values().map(share).sum();
-    sum / compiled.choices.len().max(1) as f64
 }
 
 /// The level that runs here.

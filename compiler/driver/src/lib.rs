@@ -1,7 +1,9 @@
 //! The compiler as one program: what each command does, and the pipeline that `compile` runs.
 //!
-//! Reading order: [`pipeline`] (the whole way, top to bottom), [`settings`], [`slices`],
-//! [`calibrate`], [`fqcal`], [`data`], [`evaluate`], [`analyze`], [`report`], then [`cmd`], one file a command.
+//! Reading order: [`pipeline`] (the whole way, top to bottom) and [`settings`]; what it calls:
+//! [`calibrate`] (with [`data`], [`fqcal`]), [`sensitivity`], [`quantise`] and [`gptq`], all of which run the
+//! float graph through [`slices`]; [`target`], [`memory`] and [`report`]; then [`evaluate`], [`experiment`]
+//! and [`analyze`]; then [`cmd`], one file a command.
 
 #![forbid(unsafe_code)]
 

@@ -6,6 +6,7 @@ use crate::memory::{Memory, Part};
 use crate::pipeline::Compiled;
 use crate::settings::Settings;
 use fqc_ir::Dim;
+use fqc_passes::quant::choose::mean_extra;
 use serde::Serialize;
 use std::fmt;
 
@@ -61,8 +62,6 @@ impl Report {
                 signed: c.signed,
             })
             .collect();
-        let share = |g: &GroupReport| g.extra as f64 / g.channels.max(1) as f64;
-        let extra_channels = groups.iter().map(share).sum::<f64>() / groups.len().max(1) as f64;
         let port = |p: &fqc_ir::plan::Port| {
             let dims: Vec<String> = p.shape.iter().map(Dim::to_string).collect();
             format!("{}: {}[{}]", p.name, p.elem, dims.join(","))
@@ -78,7 +77,7 @@ impl Report {
             inputs: compiled.plan.inputs.iter().map(port).collect(),
             outputs: compiled.plan.outputs.iter().map(port).collect(),
             memory: Memory::of(&compiled.float, &compiled.choices, weight_bytes),
-            extra_channels,
+            extra_channels: mean_extra(compiled.choices.values()),
             weight_bytes,
             code_bytes: compiled.target.code.iter().map(|c| c.bytes.len() as u64).sum(),
             groups,
@@ -106,6 +105,9 @@ impl fmt::Display for Report {
         let shares = [("INT4", &m.int4), ("INT8", &m.int8), ("float", &m.float)];
         let shares: Vec<String> = shares.into_iter().filter_map(share).collect();
         let linears = m.linears();
+        if linears.layers == 0 {
+            return write!(f, "no linear layers");
+        }
         writeln!(f, "{} linear layers, {}", linears.layers, shares.join(", "))?;
         let mb = |bytes: u64| bytes as f64 / 1e6;
         write!(

@@ -80,6 +80,14 @@ impl Choice {
     }
 }
 
+/// Extra channels as a share of the channels, in the mean over groups.
+pub fn mean_extra<'a>(choices: impl ExactSizeIterator<Item = &'a Choice>) -> f64 {
+    let groups = choices.len().max(1) as f64;
+    let share = |c: &Choice| c.map.tail.len() as f64 / f64::from(c.map.base.max(1));
+    // From zero: an empty `sum` is -0.
+    choices.map(share).fold(0.0, |sum, share| sum + share) / groups
+}
+
 /// The weights of a group side by side, row-major \[K, ΣN\].
 pub struct Weights {
     pub k: usize,

@@ -1,9 +1,17 @@
-//! Quantisation of linear layers, one rewrite a file. In order: [`groups`] finds the linears that
-//! share an input; [`choose`] picks smoothing factors and a threshold for each group from
-//! [`stats`], [`budget`] how many extra channels it gets, and [`refine`] goes through the channels
-//! one by one; [`smooth`] and [`flatten`] rewrite the float graph without changing its values;
-//! [`insert_qdq`] rounds; [`fold_qdq`] and [`fold_quantize`] merge the roundings with their
-//! neighbours.
+//! Quantisation of linear layers, one rewrite a file. In order:
+//!
+//! - [`groups`] finds the linears that share an input; [`stats`] is what calibration saw of each input.
+//! - [`search`] makes the choices for all groups: [`choose`] tries exponents and thresholds for each at
+//!   each of its [`widths`] by what they cost ([`trial`]), [`assign`] says which groups take four bits and
+//!   [`budget`] how many extra channels each gets, by what its errors cost the model ([`probe`]);
+//!   [`refine`] then goes through the channels one by one.
+//! - [`smooth`] and [`flatten`] rewrite the float graph without changing its values.
+//! - Weights are rounded by [`round`] (GPTQ, from a [`gram`] matrix and its [`cholesky`] factor) or to
+//!   [`nearest`].
+//! - [`insert_qdq`] puts the roundings in; [`fold_qdq`] and [`fold_quantize`] merge them with their
+//!   neighbours; [`passes`] has all of these as passes.
+//!
+//! [`measure`] is the loss that reports show.
 
 pub mod assign;
 pub mod budget;

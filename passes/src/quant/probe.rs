@@ -93,3 +93,72 @@ fn noisy(patch: &mut Patch, name: &str, x: Value, gate: Value, steps: &[f32]) ->
     let gated = node(Op::Binary(BinaryOp::Mul), &[error, gate]);
     node(Op::Binary(BinaryOp::Add), &[x, gated])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::choose::Choice;
+    use super::super::stats::ChannelStats;
+    use super::super::widths::Widths;
+    use super::*;
+    use fqc_interp::{Tensor, evaluate};
+    use fqc_ir::{FlattenMap, text};
+    use std::sync::Arc;
+
+    /// One channel of each row only, so that the errors of channels do not meet.
+    const ROWS: [f32; 12] = [1.3, 0.0, 0.0, -2.7, 0.31, 0.0, 0.0, 0.9, -3.1, 0.0, 0.0, 0.17];
+    const WEIGHTS: [f32; 2] = [0.7, -1.9];
+
+    #[test]
+    fn the_error_is_that_of_the_outputs_with_the_gate_open() {
+        let lines = [
+            "graph @g {",
+            "  %x: f32[6,2] = input",
+            "  %w: f32[2,1] = const {dense=[0.7, -1.9]}",
+            "  %y: f32[6,1] = matmul %x, %w",
+            "  return %y as y",
+            "}",
+        ];
+        let graph = text::parse(&lines.join("\n"), &text::Blobs::new()).expect("a graph");
+        let mut stats = ChannelStats::new(2);
+        stats.update(&ROWS).expect("finite");
+        let choice = Choice {
+            alpha: 0.0,
+            smooth: vec![2.0, 0.5],
+            threshold: 3.0,
+            map: Arc::new(FlattenMap { base: 2, tail: [].into(), padded: 2 }),
+            signed: true,
+            widths: Widths::W8A8,
+            typical_energy: 1.0,
+            error: 0.0,
+        };
+        let choices = Arc::new([("x".to_owned(), choice)].into());
+        let statistics = [("x".to_owned(), stats)].into();
+        let (probed, probes) =
+            probe(&graph, Heads::Quantized, &choices, &statistics).expect("a patch that fits");
+        let [found] = &probes[..] else { panic!("one group: {probes:?}") };
+        let outputs = |gate: f32| {
+            let x = ("x".to_owned(), Tensor::f32(&[6, 2], &ROWS));
+            let gate = (found.gate.clone(), Tensor::f32(&[1], &[gate]));
+            let outputs = evaluate(&probed, &[x, gate]).expect("runs");
+            outputs[0].1.to_f64()
+        };
+        let (plain, noisy) = (outputs(0.0), outputs(1.0));
+        let sizes: Vec<f64> =
+            ROWS.map(|v| f64::from(v).powi(2)).into_iter().filter(|s| *s > 0.0).collect();
+        let mut sorted = sizes.clone();
+        sorted.sort_by(f64::total_cmp);
+        let tau = sorted[3];
+        let (mut off, mut all) = (0.0, 0.0);
+        for ((y, n), size) in plain.iter().zip(&noisy).zip(&sizes) {
+            off += (n - y).powi(2) / (size + tau);
+            all += y * y / (size + tau);
+        }
+        assert!(off > 0.0, "rounded: {noisy:?}");
+        assert!((found.error / (off / all) - 1.0).abs() < 1e-3, "{} {}", found.error, off / all);
+        let exact: Vec<f64> = ROWS
+            .chunks_exact(2)
+            .map(|r| f64::from(r[0] * WEIGHTS[0] + r[1] * WEIGHTS[1]))
+            .collect();
+        assert!(plain.iter().zip(&exact).all(|(p, e)| (p - e).abs() < 1e-6), "{plain:?}");
+    }
+}

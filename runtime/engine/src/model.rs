@@ -90,10 +90,15 @@ impl Model {
         let bytes = read(path, options.load)?;
         let layout = Layout::validate(&bytes).map_err(in_file)?;
         layout.check_trust(&options.trust).map_err(in_file)?;
-        let (program, code, weights) = match options.device {
-            Device::Cpu => cpu_code(&layout, &bytes, options.level)?,
-            Device::Cuda(ordinal) => cuda_code(&layout, &bytes, ordinal)?,
+        let parts = match options.device {
+            Device::Cpu => cpu_code(&layout, &bytes, options.level),
+            Device::Cuda(ordinal) => cuda_code(&layout, &bytes, ordinal),
         };
+        // Sections do not know their file.
+        let (program, code, weights) = parts.map_err(|e| match e {
+            Error::File { source, .. } => in_file(source),
+            other => other,
+        })?;
         let range = |i: usize| layout.table.sections[i].range().map_err(in_file);
         let manifest = match layout.manifest {
             Some(i) => bytes[range(i)?].to_vec(),

@@ -144,8 +144,9 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     }
     if !groups.is_empty() {
         print(&analyze::table(&groups, SHOWN))?;
-        let gptq = settings.rounding() == Rounding::Gptq && report.memory.int4.layers > 0;
-        print(if gptq { analyze::WEIGHTS } else { "" })?;
+        if settings.rounding() == Rounding::Gptq && report.memory.int4.layers > 0 {
+            print(analyze::WEIGHTS)?;
+        }
     }
     let mb = |bytes: u64| bytes as f64 / 1e6;
     print(&format!(
