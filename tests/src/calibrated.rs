@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub fn quietly<T>(call: impl FnOnce(&mut Context<'_>) -> Result<T, Failure>) -> Result<T> {
     let interrupt = Interrupt::default();
     let verbosity = Verbosity::Quiet;
-    let mut cx = Context { interrupt: &interrupt, verbosity, after_pass: None, threads: 2 };
+    let mut cx = Context::new(&interrupt, verbosity, 2);
     call(&mut cx).map_err(|failure| anyhow::anyhow!("{failure}"))
 }
 

@@ -65,8 +65,7 @@ fn peak(sizes: Sizes) -> Result<(u64, u64)> {
 /// Compiles as the command does, to a file, and prints the most memory that this process had.
 fn compile(model: &Path) -> Result<()> {
     let interrupt = Interrupt::default();
-    let verbosity = Verbosity::Quiet;
-    let mut cx = Compilation { interrupt: &interrupt, verbosity, after_pass: None, threads: 2 };
+    let mut cx = Compilation::new(&interrupt, Verbosity::Quiet, 2);
     let float = pipeline::import(model, &mut cx)?;
     let settings = Settings { levels: vec!["avx2".to_owned()], ..Settings::default() };
     let data = |graph: &_| data::random(4, 32, &calibrate::wanted(graph));

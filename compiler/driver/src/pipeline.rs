@@ -38,6 +38,23 @@ pub struct Context<'a> {
     pub after_pass: Option<AfterPass<'a>>,
     /// Threads for calibration.
     pub threads: usize,
+    /// Whether a warning ends the compilation.
+    pub strict: bool,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(interrupt: &'a Interrupt, verbosity: Verbosity, threads: usize) -> Context<'a> {
+        Context { interrupt, verbosity, after_pass: None, threads, strict: false }
+    }
+
+    /// Tells what is not as it might be expected, and what to do.
+    fn warn(&self, message: &str) -> Result<(), Failure> {
+        if self.strict {
+            return Err(Failure::new(Exit::Gate, format!("{message} (`--strict`)")));
+        }
+        warn(message);
+        Ok(())
+    }
 }
 
 /// A compiled model and what was decided on the way.
@@ -167,14 +184,21 @@ pub fn choose_for(
     let (heads, space) = (settings.heads(), settings.search());
     let widths = |group: &Group| settings.candidates(float, group);
     let search = Search::new(float, heads, statistics, widths, &space, cx.threads);
+    if let Some(first) = search.left().first() {
+        let count = search.left().len();
+        cx.warn(&format!(
+            "{count} groups of linear layers stay float, `{first}` the first: calibration saw no values \
+             of their inputs, or there are values or weights beyond what a scale fits",
+        ))?;
+    }
     let even = Sensitivity::new();
     let wanted = settings.method == Method::Flattenquant;
     if wanted && costs.is_none() {
         *costs = Some(if batches.is_empty() {
-            warn(
+            cx.warn(
                 "the statistics alone do not tell what an error in each layer costs the model, so all \
                  layers count the same; give the calibration samples beside the .fqcal",
-            );
+            )?;
             Sensitivity::new()
         } else {
             let choices = Arc::new(search.choices(&even, None));

@@ -294,7 +294,7 @@ mod tests {
     fn slices_give_the_values_of_the_whole_bit_for_bit() {
         let interrupt = Interrupt::default();
         let verbosity = Verbosity::Quiet;
-        let mut cx = Context { interrupt: &interrupt, verbosity, after_pass: None, threads: 1 };
+        let mut cx = Context::new(&interrupt, verbosity, 1);
         let graph = pipeline::import(Path::new(MODEL), &mut cx).expect("imports");
         let batches = data::random(2, 12, &calibrate::wanted(&graph)).expect("fills");
         let values: Vec<NodeId> =

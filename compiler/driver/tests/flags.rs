@@ -191,6 +191,10 @@ fn statistics_alone_do_not_tell_what_int4_costs() {
     let done = w.fqc(&[&args[..], &aim].concat());
     expect(&done, 0, "warning: the statistics alone");
     expect(&done, 0, "give the calibration samples beside the .fqcal");
+    std::fs::remove_file(&out).expect("was written");
+    let done = w.fqc(&[&args[..], &aim, &["--strict"]].concat());
+    expect(&done, 4, "(`--strict`)");
+    assert!(!out.exists());
     let both = w.fqc(&[&args[..], &aim, &DATA].concat());
     expect(&both, 0, "");
     assert!(!String::from_utf8_lossy(&both.stderr).contains("warning"), "samples are there");

@@ -131,7 +131,7 @@ fn statistics_are_refused_where_they_do_not_belong() {
 fn an_interrupted_calibration_goes_on_as_if_nothing_had_been() {
     let interrupt = Interrupt::default();
     let verbosity = Verbosity::Quiet;
-    let mut cx = Context { interrupt: &interrupt, verbosity, after_pass: None, threads: 1 };
+    let mut cx = Context::new(&interrupt, verbosity, 1);
     let float = pipeline::import(Path::new(OTHER), &mut cx).expect("imports");
     let batches = data::random(9, 12, &calibrate::wanted(&float)).expect("fills");
     let heads = Heads::Quantized;
@@ -145,7 +145,7 @@ fn an_interrupted_calibration_goes_on_as_if_nothing_had_been() {
             interrupt.flag().store(p.done == stop, Ordering::Relaxed);
             Ok(())
         };
-        let mut cx = Context { interrupt: &interrupt, verbosity, after_pass: None, threads: 1 };
+        let mut cx = Context::new(&interrupt, verbosity, 1);
         let end =
             calibrate::resume(&float, heads, &batches, &rare, &mut progress, &mut after, &mut cx);
         assert_eq!(end.err().map(|e| e.exit), (stop < 9).then_some(Exit::Interrupted));

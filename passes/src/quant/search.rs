@@ -22,6 +22,7 @@ pub struct Search<'a> {
     settings: &'a Settings,
     threads: usize,
     found: Vec<Found>,
+    left: Vec<String>,
 }
 
 struct Found {
@@ -51,8 +52,11 @@ impl<'a> Search<'a> {
         settings: &'a Settings,
         threads: usize,
     ) -> Self {
-        let found = parallel::map(&groups::find(graph, heads), threads, |group| {
-            let name = graph.node(group.input).name.clone();
+        let name = |group: &Group| graph.node(group.input).name.clone();
+        let mut wanted = groups::find(graph, heads);
+        wanted.retain(|group| !widths(group).is_empty());
+        let found = parallel::map(&wanted, threads, |group| {
+            let name = name(group);
             let stats = statistics.get(&name)?;
             let weights = weights(graph, group)?;
             let curve = |widths: Widths| {
@@ -62,10 +66,17 @@ impl<'a> Search<'a> {
             let curves = widths(group).into_iter().map(curve).collect::<Option<Vec<_>>>()?;
             let head = group.linears.iter().any(|&id| groups::is_head(graph, id));
             let work = if head { 0.0 } else { (weights.k * weights.n) as f64 };
-            (!curves.is_empty()).then(|| Found { name, group: group.clone(), work, curves })
+            Some(Found { name, group: group.clone(), work, curves })
         });
+        let without = wanted.iter().zip(&found).filter(|(_, found)| found.is_none());
+        let left = without.map(|(group, _)| name(group)).collect();
         let found = found.into_iter().flatten().collect();
-        Search { graph, statistics, settings, threads, found }
+        Search { graph, statistics, settings, threads, found, left }
+    }
+
+    /// The groups that are to be quantised and have no frontier, by the names of their inputs.
+    pub fn left(&self) -> &[String] {
+        &self.left
     }
 
     /// The choices with every group in its first widths, or, with an aim, where four bits cost little

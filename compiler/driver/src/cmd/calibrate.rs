@@ -2,14 +2,13 @@
 //! seen so far are in a file beside it, from which `--resume` goes on.
 
 use super::calib::{CalibArgs, OBSERVED};
-use super::{check_folder, print};
+use super::{check_folder, context, print};
 use crate::calibrate::{self, Progress};
 use crate::exit::{Exit, Failure};
 use crate::fqcal::Calibration;
 use crate::hash;
 use crate::interrupt::Interrupt;
-use crate::pipeline::{self, Context};
-use crate::progress::Verbosity;
+use crate::pipeline;
 use fqc_ir::Graph;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,12 +39,7 @@ pub struct Args {
 
 pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     check(args)?;
-    let mut cx = Context {
-        interrupt,
-        verbosity: if args.quiet { Verbosity::Quiet } else { Verbosity::Normal },
-        after_pass: None,
-        threads: args.threads.unwrap_or_else(|| fqrt::SessionOptions::default().threads),
-    };
+    let mut cx = context(interrupt, args.quiet, args.threads);
     let float = pipeline::import(&args.model, &mut cx)?;
     let batches = args.calib.batches(&float)?;
     let rare = args.calib.rare(&float, &batches)?;

@@ -1,14 +1,13 @@
 //! `fqc compile`: the whole way from a model file to a `.fqbin`.
 
 use super::calib::CalibArgs;
-use super::{check_folder, print, print_json};
+use super::{check_folder, context, print, print_json};
 use crate::analyze;
 use crate::exit::{Failure, file_failure};
 use crate::hash;
 use crate::interrupt::Interrupt;
 use crate::key;
 use crate::pipeline::{self, Compiled, Context};
-use crate::progress::Verbosity;
 use crate::report::Report;
 use crate::settings::{Float, LmHead, Method, Rounding, Scheme, Settings};
 use crate::target::{self, Target};
@@ -88,6 +87,9 @@ pub struct Args {
     /// Print the graph after this pass, or after every pass with `all`
     #[arg(long, value_name = "PASS")]
     pub print_after: Option<String>,
+    /// Warnings are errors
+    #[arg(long)]
+    pub strict: bool,
     /// The report as JSON
     #[arg(long)]
     pub json: bool,
@@ -103,12 +105,8 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
             eprintln!("; after {name}\n{}", text::print(graph));
         }
     };
-    let mut cx = Context {
-        interrupt,
-        verbosity: if args.quiet { Verbosity::Quiet } else { Verbosity::Normal },
-        after_pass: Some(&mut show),
-        threads: args.threads.unwrap_or_else(|| fqrt::SessionOptions::default().threads),
-    };
+    let cx = context(interrupt, args.quiet, args.threads);
+    let mut cx = Context { after_pass: Some(&mut show), strict: args.strict, ..cx };
     let settings = settings(args)?;
     let float = pipeline::import(&args.model, &mut cx)?;
     let mut origin = None;

@@ -1,12 +1,12 @@
 //! What `analyze` and `methods` have in common: a model, calibration data, and a text to evaluate on.
 
 use super::calib::CalibArgs;
+use super::context;
 use crate::calibrate::{self, Data};
 use crate::exit::Failure;
 use crate::fqcal::Origin;
 use crate::interrupt::Interrupt;
 use crate::pipeline::{self, Context};
-use crate::progress::Verbosity;
 use crate::settings::Settings;
 use crate::text::{self, Text};
 use fqc_ir::Graph;
@@ -61,12 +61,7 @@ impl ExperimentArgs {
     }
 
     pub fn context<'a>(&self, interrupt: &'a Interrupt) -> Context<'a> {
-        Context {
-            interrupt,
-            verbosity: if self.quiet { Verbosity::Quiet } else { Verbosity::Normal },
-            after_pass: None,
-            threads: self.threads.unwrap_or_else(|| fqrt::SessionOptions::default().threads),
-        }
+        context(interrupt, self.quiet, self.threads)
     }
 
     /// The windows of the text to evaluate on.

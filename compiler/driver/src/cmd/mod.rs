@@ -149,7 +149,13 @@ pub fn check_folder(output: &Path) -> Result<(), Failure> {
 
 /// A context for commands that do not show progress.
 pub fn quiet(interrupt: &Interrupt, threads: usize) -> Context<'_> {
-    Context { interrupt, verbosity: Verbosity::Quiet, after_pass: None, threads }
+    Context::new(interrupt, Verbosity::Quiet, threads)
+}
+
+/// The context of a command with these options.
+pub fn context(interrupt: &Interrupt, quiet: bool, threads: Option<usize>) -> Context<'_> {
+    let verbosity = if quiet { Verbosity::Quiet } else { Verbosity::Normal };
+    Context::new(interrupt, verbosity, threads.unwrap_or_else(|| SessionOptions::default().threads))
 }
 
 /// Prints to standard output; a closed pipe ends the command quietly.
