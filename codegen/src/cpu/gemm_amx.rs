@@ -15,6 +15,14 @@ use super::build::{Builder, Val};
 use super::gemm::{Gemm, Tile};
 use super::tiles::{HEIGHT, TileOps};
 
+/// Steps between asking for a part of the weight and its use: where two tiles of rows share it,
+/// and where one alone waits for it.
+const NEAR: i64 = 2;
+const FAR: i64 = 6;
+
+/// Deepest left operand whose rows stay in the first-level cache.
+const LEFT_STAYS: usize = 768;
+
 /// Four dot products a work item, between registers.
 pub(super) fn emit_peak(b: &Builder<'_, '_>, ops: &impl TileOps) {
     ops.configure(b, b.scratch(), b.i64c(HEIGHT));
@@ -89,6 +97,33 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         });
     }
 
+    /// Asks for the part of the weight that comes `ahead` steps later, at the end of a panel for the
+    /// beginning of the next: a tile is loaded faster than the second-level cache answers.
+    fn prefetch_weight(&self, at: Tile<'c>, k: Val<'c>, ahead: i64) {
+        let b = self.gemm.b;
+        let steps = (self.gemm.desc.k / K_ALIGN) as i64;
+        let later = b.add(k, b.i64c(ahead.min(steps) * K_ALIGN as i64));
+        let depth = b.i64c(self.gemm.desc.k as i64);
+        let skipped = b.i64c((i64::from(at.columns.groups) - 1) * at.weight.group_bytes);
+        let past = b.icmp(IntPredicate::SGE, later, depth);
+        let skipped = b.select(past, skipped, b.i64c(0));
+        let from = b.offset(at.weight.first, b.add(b.mul(later, b.i64c(16)), skipped));
+        for group in 0..i64::from(at.columns.groups) {
+            for line in 0..HEIGHT {
+                b.prefetch(b.offset(from, b.i64c(group * at.weight.group_bytes + 64 * line)));
+            }
+        }
+    }
+
+    /// The same for sixteen rows of the left operand.
+    fn prefetch_left(&self, from: Val<'c>) {
+        let b = self.gemm.b;
+        for row in 0..HEIGHT {
+            let line = b.offset(from, b.mul(b.i64c(row), self.left_stride));
+            b.prefetch(b.offset(line, b.i64c(NEAR * K_ALIGN as i64)));
+        }
+    }
+
     /// Accumulators of one or two tiles of rows, into scratch.
     fn products(&self, at: Tile<'c>, first: &[Val<'c>]) {
         let (b, ops) = (self.gemm.b, self.ops);
@@ -105,8 +140,13 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let depth = b.i64c(self.gemm.desc.k as i64);
         b.for_range(b.i64c(0), depth, K_ALIGN as i64, |k| {
             let line = b.offset(at.weight.first, b.mul(k, b.i64c(16)));
+            self.prefetch_weight(at, k, if rows.len() == 1 { FAR } else { NEAR });
             for (row, &from) in rows.iter().enumerate() {
-                ops.load(b, 4 + row as u8, b.offset(from, k), self.left_stride);
+                let from = b.offset(from, k);
+                if self.gemm.desc.k > LEFT_STAYS {
+                    self.prefetch_left(from);
+                }
+                ops.load(b, 4 + row as u8, from, self.left_stride);
             }
             for group in 0..groups {
                 let from = b.i64c(i64::from(group) * at.weight.group_bytes);
