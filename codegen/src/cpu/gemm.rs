@@ -32,12 +32,6 @@ pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError
     })
 }
 
-/// Emits dot products of tile registers, four for each work item: what a tile kernel is measured
-/// against.
-pub fn emit_tile_peak(b: &Builder<'_, '_>) {
-    super::gemm_amx::emit_peak(b, &Native);
-}
-
 /// Columns of one panel that exist.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Columns {

@@ -11,7 +11,7 @@ use fqc_kernels::gemm::PANEL;
 use fqc_kernels::pack::K_ALIGN;
 use inkwell::IntPredicate;
 
-use super::build::{Builder, Val};
+use super::build::Val;
 use super::gemm::{Gemm, Tile};
 use super::tiles::{HEIGHT, TileOps};
 
@@ -22,23 +22,6 @@ const FAR: i64 = 6;
 
 /// Deepest left operand whose rows stay in the first-level cache.
 const LEFT_STAYS: usize = 768;
-
-/// Four dot products a work item, between registers.
-pub(super) fn emit_peak(b: &Builder<'_, '_>, ops: &impl TileOps) {
-    ops.configure(b, b.scratch(), b.i64c(HEIGHT));
-    for tile in 0..8 {
-        ops.load(b, tile, b.offset(b.scratch(), b.i64c(64)), b.i64c(64));
-    }
-    b.for_range(b.begin(), b.end(), 1, |_| {
-        for sum in 0..4 {
-            ops.dot(b, sum, 4 + sum / 2, 6 + sum % 2);
-        }
-    });
-    for sum in 0..4 {
-        ops.store(b, sum, b.offset(b.scratch(), b.i64c(64)), b.i64c(64));
-    }
-    ops.release(b);
-}
 
 /// The AMX form of a kernel.
 pub(super) struct Amx<'g, 'k, 'm, 'c, O> {

@@ -6,6 +6,7 @@ mod attention_parts;
 mod attention_tiles;
 pub mod build;
 mod call;
+pub mod ceiling;
 pub mod exec;
 pub mod expr;
 mod flow;
