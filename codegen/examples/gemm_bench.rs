@@ -5,7 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use fqc_codegen::cpu::build::{Builder, Code, Val};
+use fqc_codegen::cpu::build::Code;
+use fqc_codegen::cpu::ceiling::{Ceiling, Unit};
 use fqc_codegen::cpu::exec::Mapped;
 use fqc_codegen::cpu::{Level, gemm};
 use fqc_ir::expr::UnaryOp;
@@ -42,9 +43,17 @@ fn main() {
     let level = level.parse::<Level>().expect("a level");
     let seconds = args.next().map_or(0.3, |text| text.parse().expect("seconds"));
     let budget = Duration::from_secs_f64(seconds);
+    let ceiling = Ceiling::new(level).expect("a level of this machine");
+    for threads in [1, 2] {
+        let bf16 = ceiling.rate(Unit::Bf16, threads, budget);
+        let copy = |bytes| ceiling.copy(bytes, threads, budget);
+        let (near, far) = (copy(1 << 19), copy(1 << 28));
+        println!("{threads} threads: bf16 {bf16:.0} GOP/s, copies {near:.0} and {far:.0} GB/s");
+    }
     for weights in [&[Elem::I8, Elem::I4][..], &[Elem::F32]] {
         let quantized = weights[0] != Elem::F32;
-        let peaks = [1, 2].map(|threads| peak(level, quantized, threads, budget));
+        let unit = if quantized { Unit::Codes } else { Unit::F32 };
+        let peaks = [1, 2].map(|threads| ceiling.rate(unit, threads, budget));
         println!(
             "{} at {}: peak {:.0} GOP/s with 1 thread, {:.0} with 2",
             if quantized { "codes" } else { "floats" },
@@ -115,78 +124,6 @@ fn in_parallel(threads: usize, part: impl Fn(usize) + Sync) {
         }
         part(0);
     });
-}
-
-/// Dot products between registers, as many chains as there are registers for.
-fn peak(level: Level, quantized: bool, threads: usize, budget: Duration) -> f64 {
-    let context = Context::create();
-    let code = Code::new(&context, "peak", level).expect("a target machine");
-    let chains = if level == Level::Avx2 { 12 } else { 24 };
-    code.kernel("peak", |b| {
-        emit_peak(b, quantized, chains);
-        Ok::<(), fqc_codegen::cpu::CpuError>(())
-    })
-    .expect("a peak kernel");
-    let blob = Mapped::new(&code.finish().expect("code")).expect("mapped code");
-    let rounds = 400_000;
-    let tiles = quantized && level == Level::AmxInt8;
-    let macs = match (quantized, level) {
-        (true, Level::AmxInt8) => 16 * 16 * 64 * 4,
-        (true, Level::Avx512Vnni | Level::Avx512Bf16) => 64 * chains,
-        (true, Level::Avx2) => 16 * chains,
-        (false, _) => level.f32_lanes() as usize * chains,
-    };
-    let rounds = if tiles { rounds / 16 } else { rounds };
-    best(2.0 * (macs * rounds * threads) as f64, budget, || {
-        in_parallel(threads, |_| {
-            let mut scratch = Scratch::new(4096);
-            let bufs = [scratch.pointer()];
-            // SAFETY: the kernel touches 64 bytes for each chain, and one tile in its scratch.
-            unsafe { blob.call("peak", &bufs, &[], 0..rounds as i64, scratch.pointer()) };
-        });
-    })
-}
-
-fn emit_peak(b: &Builder<'_, '_>, quantized: bool, chains: usize) {
-    if quantized && b.level() == Level::AmxInt8 {
-        gemm::emit_tile_peak(b);
-        return;
-    }
-    let lanes = b.level().f32_lanes();
-    let ty = if quantized { b.i32v(lanes) } else { b.f32v(lanes) };
-    let line = |i: usize| b.offset(b.buf(0), b.i64c(64 * i as i64));
-    let operands: Vec<Val<'_>> = (0..chains).map(|i| b.load(ty, line(i), 4)).collect();
-    let init: Vec<Val<'_>> = vec![b.zero(ty); chains];
-    let sums = b.for_carried(b.begin(), b.end(), 1, &init, |i, sums| {
-        sums.iter().zip(&operands).map(|(&sum, &x)| dot(b, quantized, sum, x, i)).collect()
-    });
-    for (i, &sum) in sums.iter().enumerate() {
-        b.store(sum, line(i), 4);
-    }
-}
-
-/// One more product on `sum`. Without a fused instruction the other factor changes from round to
-/// round, or the product would be computed once.
-fn dot<'c>(
-    b: &Builder<'_, 'c>,
-    quantized: bool,
-    sum: Val<'c>,
-    x: Val<'c>,
-    round: Val<'c>,
-) -> Val<'c> {
-    match (quantized, b.level()) {
-        (false, _) => b.fma(x, x, sum),
-        (true, Level::Avx2) => {
-            let words = b.vec(b.int(16), 16);
-            let other = b.bitcast(b.splat(round, 4), words);
-            let args = [b.bitcast(x, words), other];
-            b.add(sum, b.call("llvm.x86.avx2.pmadd.wd", &[], &args))
-        }
-        (true, _) => {
-            let bytes = b.bitcast(x, b.vec(b.int(8), 64));
-            b.call("llvm.x86.avx512.vpdpbusd.512", &[], &[sum, bytes, bytes])
-        }
-    }
 }
 
 /// 64-byte aligned memory.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fqbin::{Access, Arg, BinOp, BufferId, ExprId, KernelId, ProgramBuilder, Relation, Weights};
 use fqc_ir::data::Const;
-use fqc_ir::dim::{Atom, Dim};
+use fqc_ir::dim::{self, Atom, Dim};
 use fqc_ir::graph::Limit;
 use fqc_ir::plan::{Kernel, Place, Plan, Step, View};
 use fqc_ir::types::Elem;
@@ -157,12 +157,16 @@ impl Lowering {
         let access = if updates { Access::Update } else { Access::Write };
         let reads = step.args.iter().map(|view| (view, Access::Read));
         let views: Vec<_> = reads.chain(step.results.iter().map(|view| (view, access))).collect();
+        let mut moved = self.program.int(0);
+        for (index, (view, _)) in views.iter().enumerate() {
+            // Of a table only the rows that are looked up are read.
+            let looked_up = index == 0 && matches!(step.kernel, Kernel::Gather { .. });
+            let count = if looked_up { step.results[0].count() } else { distinct(view) };
+            let bytes = self.bytes(plan.buffer(view.buffer).elem, &count);
+            moved = self.program.add(moved, bytes);
+        }
         let args: Vec<Arg> =
             views.into_iter().map(|(view, access)| self.arg(plan, view, access)).collect();
-        let mut moved = self.program.int(0);
-        for arg in &args {
-            moved = self.program.add(moved, arg.extent);
-        }
         let (family, work) = (step.kernel.name(), self.dim(launch.work));
         let mut lowered = self.program.simple_step(&step.name, family, launch.kernel, args, work);
         lowered.dims = self.dims(launch.dims);
@@ -172,6 +176,12 @@ impl Lowering {
         lowered.bytes = moved;
         self.program.step(lowered);
     }
+}
+
+/// Elements of a view, those that are repeated along an axis counted once.
+fn distinct(view: &View) -> Dim {
+    let axes = view.shape.iter().zip(&view.strides);
+    dim::product(axes.filter(|(_, stride)| stride.as_const() != Some(0)).map(|(size, _)| size))
 }
 
 /// The file's name for an element type.

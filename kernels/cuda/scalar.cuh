@@ -255,9 +255,27 @@ template <class T> __device__ __forceinline__ T silu(T x) {
     return div(x, add(static_cast<T>(1), exponential(-x)));
 }
 
+// max(x, 0) - a q(a) for a = min(|x|, 5.5), q the normal distribution's tail with a zero at 5.5.
 __device__ __forceinline__ float gelu(float x) {
-    const float half = mul(x, 0.5f);
-    return __fmaf_rn(half, error_function(mul(x, 0.707106769f)), half);
+    const float size = fabsf(x);
+    const float a = size > 5.5f ? 5.5f : size;
+    const float u = __fmaf_rn(a, 0.363636374f, -1.0f);
+    float p = 2.4388065e-3f;
+    p = __fmaf_rn(p, u, 1.0374543e-4f);
+    p = __fmaf_rn(p, u, -1.2094426e-2f);
+    p = __fmaf_rn(p, u, 4.9194177e-3f);
+    p = __fmaf_rn(p, u, 2.4234682e-2f);
+    p = __fmaf_rn(p, u, -2.559305e-2f);
+    p = __fmaf_rn(p, u, -1.375282e-2f);
+    p = __fmaf_rn(p, u, 4.633366e-2f);
+    p = __fmaf_rn(p, u, -3.283837e-2f);
+    p = __fmaf_rn(p, u, -1.43770585e-2f);
+    p = __fmaf_rn(p, u, 5.0008964e-2f);
+    p = __fmaf_rn(p, u, -4.882918e-2f);
+    p = __fmaf_rn(p, u, 2.6375964e-2f);
+    p = __fmaf_rn(p, u, -8.010267e-3f);
+    p = __fmaf_rn(p, u, 1.0835422e-3f);
+    return __fmaf_rn(-mul(a, sub(5.5f, a)), p, fmaxf(x, 0.0f));
 }
 __device__ __forceinline__ double gelu(double x) { return fma(0.5 * x, erf(x * 0.70710678118654752), 0.5 * x); }
 

@@ -2,6 +2,7 @@
 //! kept transposed, \[key\]\[query\], in scratch, so that the softmax needs no sum across lanes, keys
 //! and values are read where they are, and only the block of queries is transposed.
 
+use fqbin::Level;
 use fqc_ir::dim::{self, Dim};
 use fqc_ir::plan::{Precision, Step, View};
 use fqc_ir::types::Elem;
@@ -10,9 +11,11 @@ use inkwell::IntPredicate::EQ;
 use super::CpuError;
 use super::attention_bf16::SLACK;
 use super::attention_parts::Block;
+use super::attention_tiles::DEPTH;
 use super::build::{Builder, Val};
 use super::call::{Call, Spec, unsupported};
 use super::spec::{Size, Sizes};
+use super::tiles::{HEIGHT, Native, TileOps};
 
 /// Queries of a work item.
 pub(super) const QUERIES: i64 = 32;
@@ -86,12 +89,11 @@ pub fn call(
     let work = dim::product([&q.shape[0], &q.shape[1], &blocks]);
     let pairs = dim::product([&q.shape[0], &q.shape[1], &q.shape[2], &k.shape[2]]);
     let ops = pairs * Dim::from(2 * (depth + width));
-    let keys = &k.shape[2];
+    let keys = k.shape[2].ceil_div(DEPTH) * Dim::from(DEPTH);
     let rows = keys.clone() + Dim::from(depth + 1);
     let mut scratch = rows * Dim::from(QUERIES * 4);
     if kernel.precision == Precision::Bf16 {
-        let pairs = keys.ceil_div(2) * Dim::from(4 * width);
-        scratch = scratch + keys.clone() * Dim::from(2 * depth) + pairs + Dim::from(2 * SLACK);
+        scratch = scratch + keys * Dim::from(2 * (depth + width)) + Dim::from(2 * SLACK);
     }
     Ok(Call::new(Spec::Attention(kernel), sizes, work, 1, ops).with_scratch(scratch))
 }
@@ -102,16 +104,31 @@ impl Attention {
         self.precision == Precision::Bf16 && b.level().has_bf16()
     }
 
+    /// Whether all queries of a head have the same mask.
+    pub(super) fn mask_is_shared(&self) -> bool {
+        self.mask && self.strides[4][2] == Size::Const(0)
+    }
+
     /// Emits the body.
-    pub fn emit<'c>(&self, b: &Builder<'_, 'c>) {
+    pub fn emit(&self, b: &Builder<'_, '_>) {
+        let tiles = b.level() == Level::AmxInt8 && self.in_pairs(b) && self.fits_tiles();
+        self.emit_with(b, tiles.then_some(&Native));
+    }
+
+    /// The same with the products in tile registers, if there are any.
+    pub(super) fn emit_with<'c>(&self, b: &Builder<'_, 'c>, tiles: Option<&impl TileOps>) {
         let (heads, queries, keys) = (self.heads.val(b), self.queries.val(b), self.keys.val(b));
         let blocks = b.sdiv(b.add(queries, b.i64c(QUERIES - 1)), b.i64c(QUERIES));
         let share = b.sdiv(heads, self.groups.val(b));
+        let stored = b.and(b.add(keys, b.i64c(DEPTH - 1)), b.i64c(-DEPTH));
         let strides: Vec<Vec<Val<'c>>> =
             self.strides.iter().map(|s| s.iter().map(|s| s.val(b)).collect()).collect();
         let out = if self.mask { 4 } else { 3 };
         let buffers =
             [b.buf(0), b.buf(1), b.buf(2), b.buf(out), b.buf(if self.mask { 3 } else { 0 })];
+        if let Some(ops) = tiles {
+            ops.configure(b, b.scratch(), b.i64c(HEIGHT));
+        }
         b.for_range(b.begin(), b.end(), 1, |item| {
             let first = b.mul(b.srem(item, blocks), b.i64c(QUERIES));
             let pair = b.sdiv(item, blocks);
@@ -132,8 +149,8 @@ impl Attention {
                 keys
             };
             let scores = b.index(b.scratch(), b.f32(), b.i64c(QUERIES * (self.depth + 1)));
-            let packed_keys = b.index(scores, b.f32(), b.mul(keys, b.i64c(QUERIES)));
-            let packed_bytes = b.add(b.mul(keys, b.i64c(2 * self.depth)), b.i64c(SLACK));
+            let packed_keys = b.index(scores, b.f32(), b.mul(stored, b.i64c(QUERIES)));
+            let packed_bytes = b.add(b.mul(stored, b.i64c(2 * self.depth)), b.i64c(SLACK));
             let block = Block {
                 spec: self,
                 q: base(0, [batch, head, first]),
@@ -163,10 +180,19 @@ impl Attention {
                 let fresh = b.or(fresh, b.icmp(EQ, item, b.begin()));
                 b.when(fresh, || {
                     block.pack_keys(b);
-                    block.pack_values(b);
+                    match tiles {
+                        Some(_) => block.pack_value_rows(b),
+                        None => block.pack_values(b),
+                    }
                 });
             }
-            block.emit(b);
+            match tiles {
+                Some(ops) => block.emit_tiles(b, ops),
+                None => block.emit(b),
+            }
         });
+        if let Some(ops) = tiles {
+            ops.release(b);
+        }
     }
 }

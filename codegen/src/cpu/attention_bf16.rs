@@ -13,9 +13,14 @@ const LANES: u32 = 16;
 /// Bytes behind a packed matrix that its last row may touch.
 pub(super) const SLACK: i64 = 64;
 
+/// Two vectors of f32 as one of bf16, `low` in front.
+pub(super) fn narrow<'c>(b: &Builder<'_, 'c>, low: Val<'c>, high: Val<'c>) -> Val<'c> {
+    b.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", &[], &[high, low])
+}
+
 /// Two vectors of f32 as one of pairs, lane by lane: `low` in the lower halves of the words.
 pub(super) fn pair<'c>(b: &Builder<'_, 'c>, low: Val<'c>, high: Val<'c>) -> Val<'c> {
-    let both = b.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", &[], &[high, low]);
+    let both = narrow(b, low, high);
     let halves = b.bitcast(both, b.vec(b.int(16), 2 * LANES));
     let order: Vec<u32> = (0..LANES).flat_map(|lane| [lane, LANES + lane]).collect();
     b.bitcast(b.shuffle(halves, halves, &order), b.i32v(LANES))
@@ -52,8 +57,7 @@ impl<'c> Block<'_, 'c> {
                     left if left <= 0 => b.zero(ty),
                     left => self.part(b, b.index(from, b.f32(), b.i64c(start)), left),
                 };
-                let args = [half(first + i64::from(LANES)), half(first)];
-                let both = b.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", &[], &args);
+                let both = narrow(b, half(first), half(first + i64::from(LANES)));
                 b.store(both, b.index(to, b.bf16(), b.i64c(first)), 2);
             }
         });

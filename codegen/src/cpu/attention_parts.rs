@@ -10,7 +10,7 @@ use super::spec::Size;
 use super::transpose::transpose_tile;
 
 /// Vectors of queries in a register tile of the scores, and of channels in one of the result.
-const VECTORS: u32 = 2;
+pub(super) const VECTORS: u32 = 2;
 
 /// Addresses and sizes of one block. Strides are in elements.
 pub(super) struct Block<'s, 'c> {
@@ -78,7 +78,7 @@ impl<'c> Block<'_, 'c> {
     }
 
     /// Transposes the queries into scratch, scaled.
-    fn pack(&self, b: &Builder<'_, 'c>) {
+    pub fn pack(&self, b: &Builder<'_, 'c>) {
         let from = |row: i64| b.index(self.q, b.f32(), b.mul(self.row(b, row), self.query_stride));
         let depth = b.i64c(self.spec.depth);
         self.transpose(b, depth, self.packed, Some(self.spec.scale), &from);
@@ -135,7 +135,7 @@ impl<'c> Block<'_, 'c> {
         let (Some(mask), Some([along_queries, along_keys])) = (self.mask, self.mask_strides) else {
             return;
         };
-        if first != 0 || self.mask_is_shared() {
+        if first != 0 || self.spec.mask_is_shared() {
             return;
         }
         let from = |row: i64| b.index(mask, b.f32(), b.mul(self.row(b, row), along_queries));
@@ -149,10 +149,6 @@ impl<'c> Block<'_, 'c> {
                 b.store(x, self.cell(b, self.scores, key, row), 4);
             }
         });
-    }
-
-    fn mask_is_shared(&self) -> bool {
-        self.spec.mask && self.spec.strides[4][2] == Size::Const(0)
     }
 
     /// Last visible key of each query of the vector that begins at query `first`.
@@ -246,7 +242,7 @@ impl<'c> Block<'_, 'c> {
     }
 
     /// A vector of scores with the mask added and what is hidden set to -inf.
-    fn masked(
+    pub fn masked(
         &self,
         b: &Builder<'_, 'c>,
         sum: Val<'c>,
@@ -258,7 +254,7 @@ impl<'c> Block<'_, 'c> {
         let lanes = b.lanes(sum);
         let mut score = sum;
         if let (Some(mask), Some([_, along_keys])) = (self.mask, self.mask_strides) {
-            let added = if self.mask_is_shared() {
+            let added = if self.spec.mask_is_shared() {
                 let at = b.index(mask, b.f32(), b.mul(key, along_keys));
                 b.splat(b.load(b.f32(), at, 4), lanes)
             } else {
@@ -276,7 +272,7 @@ impl<'c> Block<'_, 'c> {
 
     /// Exponentials in place of the scores, and `1 / sum`; 0 for a query that sees no key because
     /// all lie behind it.
-    fn softmax(&self, b: &Builder<'_, 'c>, first: i64, mut largest: Vec<Val<'c>>) {
+    pub fn softmax(&self, b: &Builder<'_, 'c>, first: i64, mut largest: Vec<Val<'c>>) {
         let lanes = b.level().f32_lanes();
         let ty = b.f32v(lanes);
         let column = |v: usize| first + v as i64 * i64::from(lanes);

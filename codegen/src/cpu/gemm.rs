@@ -14,8 +14,9 @@ use inkwell::IntPredicate;
 
 use super::CpuError;
 use super::build::{Builder, Code, Ty, Val};
-use super::gemm_amx::{Amx, Native};
+use super::gemm_amx::Amx;
 use super::gemm_weight::Weight;
+use super::tiles::Native;
 
 /// Emits the kernel `name` for `desc` at the level of `code`.
 pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError> {
@@ -29,12 +30,6 @@ pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError
         }
         Ok(())
     })
-}
-
-/// Emits dot products of tile registers, four for each work item: what a tile kernel is measured
-/// against.
-pub fn emit_tile_peak(b: &Builder<'_, '_>) {
-    super::gemm_amx::emit_peak(b, &Native);
 }
 
 /// Columns of one panel that exist.

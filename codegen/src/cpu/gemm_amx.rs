@@ -11,77 +11,17 @@ use fqc_kernels::gemm::PANEL;
 use fqc_kernels::pack::K_ALIGN;
 use inkwell::IntPredicate;
 
-use super::build::{Builder, Val};
+use super::build::Val;
 use super::gemm::{Gemm, Tile};
+use super::tiles::{HEIGHT, TileOps};
 
-/// Rows of a tile register.
-const HEIGHT: i64 = 16;
+/// Steps between asking for a part of the weight and its use: where two tiles of rows share it,
+/// and where one alone waits for it.
+const NEAR: i64 = 2;
+const FAR: i64 = 6;
 
-/// Tile instructions, by register number.
-pub(super) trait TileOps {
-    /// Sets the shapes: accumulators and rows of the left operand `rows` high, all 64 bytes wide.
-    fn configure<'c>(&self, b: &Builder<'_, 'c>, at: Val<'c>, rows: Val<'c>);
-    fn load<'c>(&self, b: &Builder<'_, 'c>, tile: u8, from: Val<'c>, stride: Val<'c>);
-    fn store<'c>(&self, b: &Builder<'_, 'c>, tile: u8, to: Val<'c>, stride: Val<'c>);
-    /// `sum += left (unsigned) * right (signed)`.
-    fn dot<'c>(&self, b: &Builder<'_, 'c>, sum: u8, left: u8, right: u8);
-    fn release(&self, b: &Builder<'_, '_>);
-}
-
-/// The machine's own.
-pub(super) struct Native;
-
-impl TileOps for Native {
-    fn configure<'c>(&self, b: &Builder<'_, 'c>, at: Val<'c>, rows: Val<'c>) {
-        let zero = b.zero(b.vec(b.int(8), 64));
-        b.store(zero, at, 64);
-        b.store(b.iconst(b.int(8), 1), at, 1);
-        let widths = b.iconst(b.vec(b.int(16), 8), 64);
-        b.store(widths, b.offset(at, b.i64c(16)), 16);
-        let rows = b.trunc(rows, b.int(8));
-        for tile in 0..8 {
-            let rows = if tile < 6 { rows } else { b.iconst(b.int(8), HEIGHT) };
-            b.store(rows, b.offset(at, b.i64c(48 + tile)), 1);
-        }
-        b.call_void("llvm.x86.ldtilecfg", &[], &[at]);
-    }
-
-    fn load<'c>(&self, b: &Builder<'_, 'c>, tile: u8, from: Val<'c>, stride: Val<'c>) {
-        let tile = b.iconst(b.int(8), tile.into());
-        b.call_void("llvm.x86.tileloadd64", &[], &[tile, from, stride]);
-    }
-
-    fn store<'c>(&self, b: &Builder<'_, 'c>, tile: u8, to: Val<'c>, stride: Val<'c>) {
-        let tile = b.iconst(b.int(8), tile.into());
-        b.call_void("llvm.x86.tilestored64", &[], &[tile, to, stride]);
-    }
-
-    fn dot<'c>(&self, b: &Builder<'_, 'c>, sum: u8, left: u8, right: u8) {
-        let tiles = [sum, left, right].map(|tile| b.iconst(b.int(8), tile.into()));
-        b.call_void("llvm.x86.tdpbusd", &[], &tiles);
-    }
-
-    fn release(&self, b: &Builder<'_, '_>) {
-        b.call_void("llvm.x86.tilerelease", &[], &[]);
-    }
-}
-
-/// Four dot products a work item, between registers.
-pub(super) fn emit_peak(b: &Builder<'_, '_>, ops: &impl TileOps) {
-    ops.configure(b, b.scratch(), b.i64c(HEIGHT));
-    for tile in 0..8 {
-        ops.load(b, tile, b.offset(b.scratch(), b.i64c(64)), b.i64c(64));
-    }
-    b.for_range(b.begin(), b.end(), 1, |_| {
-        for sum in 0..4 {
-            ops.dot(b, sum, 4 + sum / 2, 6 + sum % 2);
-        }
-    });
-    for sum in 0..4 {
-        ops.store(b, sum, b.offset(b.scratch(), b.i64c(64)), b.i64c(64));
-    }
-    ops.release(b);
-}
+/// Deepest left operand whose rows stay in the first-level cache.
+const LEFT_STAYS: usize = 768;
 
 /// The AMX form of a kernel.
 pub(super) struct Amx<'g, 'k, 'm, 'c, O> {
@@ -140,6 +80,33 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         });
     }
 
+    /// Asks for the part of the weight that comes `ahead` steps later, at the end of a panel for the
+    /// beginning of the next: a tile is loaded faster than the second-level cache answers.
+    fn prefetch_weight(&self, at: Tile<'c>, k: Val<'c>, ahead: i64) {
+        let b = self.gemm.b;
+        let steps = (self.gemm.desc.k / K_ALIGN) as i64;
+        let later = b.add(k, b.i64c(ahead.min(steps) * K_ALIGN as i64));
+        let depth = b.i64c(self.gemm.desc.k as i64);
+        let skipped = b.i64c((i64::from(at.columns.groups) - 1) * at.weight.group_bytes);
+        let past = b.icmp(IntPredicate::SGE, later, depth);
+        let skipped = b.select(past, skipped, b.i64c(0));
+        let from = b.offset(at.weight.first, b.add(b.mul(later, b.i64c(16)), skipped));
+        for group in 0..i64::from(at.columns.groups) {
+            for line in 0..HEIGHT {
+                b.prefetch(b.offset(from, b.i64c(group * at.weight.group_bytes + 64 * line)));
+            }
+        }
+    }
+
+    /// The same for sixteen rows of the left operand.
+    fn prefetch_left(&self, from: Val<'c>) {
+        let b = self.gemm.b;
+        for row in 0..HEIGHT {
+            let line = b.offset(from, b.mul(b.i64c(row), self.left_stride));
+            b.prefetch(b.offset(line, b.i64c(NEAR * K_ALIGN as i64)));
+        }
+    }
+
     /// Accumulators of one or two tiles of rows, into scratch.
     fn products(&self, at: Tile<'c>, first: &[Val<'c>]) {
         let (b, ops) = (self.gemm.b, self.ops);
@@ -156,8 +123,13 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let depth = b.i64c(self.gemm.desc.k as i64);
         b.for_range(b.i64c(0), depth, K_ALIGN as i64, |k| {
             let line = b.offset(at.weight.first, b.mul(k, b.i64c(16)));
+            self.prefetch_weight(at, k, if rows.len() == 1 { FAR } else { NEAR });
             for (row, &from) in rows.iter().enumerate() {
-                ops.load(b, 4 + row as u8, b.offset(from, k), self.left_stride);
+                let from = b.offset(from, k);
+                if self.gemm.desc.k > LEFT_STAYS {
+                    self.prefetch_left(from);
+                }
+                ops.load(b, 4 + row as u8, from, self.left_stride);
             }
             for group in 0..groups {
                 let from = b.i64c(i64::from(group) * at.weight.group_bytes);

@@ -7,9 +7,12 @@ use fqc_kernels::Operand;
 use fqc_kernels::gemm::PANEL;
 use fqc_kernels::pack::GROUP;
 
+use inkwell::IntPredicate;
+
 use super::build::{Ty, Val};
 use super::expr;
 use super::gemm::{Gemm, Tile};
+use super::quantize;
 
 /// A vector of consecutive columns of a tile.
 #[derive(Clone, Copy)]
@@ -33,40 +36,49 @@ impl<'c> Gemm<'_, '_, 'c> {
         let out_bytes = self.out_bytes();
         let (out, out_stride) = self.out_rows(at);
         let operands = self.operand_rows(at);
-        b.for_range(b.i64c(0), at.rows, 1, |row| {
-            let accumulators = b.mul(place(row), b.i64c(4 * PANEL as i64));
-            let accumulators = b.offset(self.tile, accumulators);
-            let to = b.offset(out, b.mul(row, out_stride));
-            for (v, lane) in vectors.iter().enumerate() {
-                let ty = b.vec(self.accumulator(), lanes);
-                let from = b.offset(accumulators, b.i64c(4 * i64::from(lane.first)));
-                let sums = b.load(ty, from, 16);
-                let to = b.offset(to, b.i64c(out_bytes * i64::from(lane.first)));
-                if self.desc.output == GemmOutput::I32 {
-                    self.store(sums, to, *lane, 4);
-                    continue;
-                }
-                let mut args = vec![tables.scaled(self, sums, v)];
-                for (i, operand) in operands.iter().enumerate() {
-                    args.push(match operand {
-                        None => tables.operands[i][v],
-                        Some((first, stride)) => {
-                            let from = b.offset(*first, b.mul(row, *stride));
-                            let from = b.offset(from, b.i64c(4 * i64::from(lane.first)));
-                            self.load(b.f32v(lanes), from, *lane)
-                        }
-                    });
-                }
-                let y = expr::emit_f32(b, &self.desc.epilogue, &args, lanes);
-                match self.desc.output {
-                    GemmOutput::Codes { signed, bits } => {
-                        let byte = tables.code(self, y, v, (bits, signed), lanes);
-                        self.store(byte, to, *lane, 1);
+        let rows = |plain: bool| {
+            b.for_range(b.i64c(0), at.rows, 1, |row| {
+                let accumulators = b.mul(place(row), b.i64c(4 * PANEL as i64));
+                let accumulators = b.offset(self.tile, accumulators);
+                let to = b.offset(out, b.mul(row, out_stride));
+                for (v, lane) in vectors.iter().enumerate() {
+                    let ty = b.vec(self.accumulator(), lanes);
+                    let from = b.offset(accumulators, b.i64c(4 * i64::from(lane.first)));
+                    let sums = b.load(ty, from, 16);
+                    let to = b.offset(to, b.i64c(out_bytes * i64::from(lane.first)));
+                    if self.desc.output == GemmOutput::I32 {
+                        self.store(sums, to, *lane, 4);
+                        continue;
                     }
-                    GemmOutput::F32 | GemmOutput::I32 => self.store(y, to, *lane, 4),
+                    let mut args = vec![tables.scaled(self, sums, v)];
+                    for (i, operand) in operands.iter().enumerate() {
+                        args.push(match operand {
+                            None => tables.operands[i][v],
+                            Some((first, stride)) => {
+                                let from = b.offset(*first, b.mul(row, *stride));
+                                let from = b.offset(from, b.i64c(4 * i64::from(lane.first)));
+                                self.load(b.f32v(lanes), from, *lane)
+                            }
+                        });
+                    }
+                    let y = expr::emit_f32(b, &self.desc.epilogue, &args, lanes);
+                    match self.desc.output {
+                        GemmOutput::Codes { signed, bits } => {
+                            let byte = match plain {
+                                true => tables.plain_code(self, y, v, (bits, signed)),
+                                false => tables.code(self, y, v, (bits, signed), lanes),
+                            };
+                            self.store(byte, to, *lane, 1);
+                        }
+                        GemmOutput::F32 | GemmOutput::I32 => self.store(y, to, *lane, 4),
+                    }
                 }
-            }
-        });
+            })
+        };
+        match tables.first_digits(self) {
+            Some(plain) => b.either(plain, || rows(true), || rows(false)),
+            None => rows(false),
+        }
     }
 
     /// Asks for the lines of memory that the epilogue of a full tile will touch; the inner products
@@ -187,6 +199,27 @@ impl<'c> Tables<'c> {
             Some(&scale) => gemm.b.fmul(gemm.b.sitofp(sums, scale.get_type()), scale),
             None => sums,
         }
+    }
+
+    /// Whether all columns hold first digits; `None` if the result is no codes.
+    fn first_digits(&self, gemm: &Gemm<'_, '_, 'c>) -> Option<Val<'c>> {
+        let b = gemm.b;
+        let bits = |&lo: &Val<'c>| b.bitcast(lo, b.i32v(b.lanes(lo)));
+        let any = self.lo.iter().map(bits).reduce(|x, y| b.or(x, y))?;
+        let any = b.reduce(any, |x, y| b.or(x, y));
+        Some(b.icmp(IntPredicate::EQ, any, b.i32c(0)))
+    }
+
+    /// The first digit of the code of `y`, as the byte that is stored.
+    fn plain_code(
+        &self,
+        gemm: &Gemm<'_, '_, 'c>,
+        y: Val<'c>,
+        vector: usize,
+        (bits, signed): (u8, bool),
+    ) -> Val<'c> {
+        let x = gemm.b.fmul(y, self.inverse[vector]);
+        quantize::nearest(gemm.b, x, f64::from(q_max(bits, signed)), signed)
     }
 
     /// One digit of the code of `y`, as the byte that is stored. Minimum and maximum give their

@@ -9,10 +9,11 @@ use fqc_kernels::gemm::ROW_BLOCK;
 use fqc_kernels::{GemmDesc, Operand, Stride, pack};
 use inkwell::context::Context;
 
-use super::build::{Builder, Code, Val};
+use super::build::Code;
 use super::exec::{self, Mapped};
 use super::gemm::{self, Gemm};
-use super::gemm_amx::{Amx, TileOps};
+use super::gemm_amx::Amx;
+use super::tiles_emulated::Emulated;
 
 /// Splitmix64: tests need numbers, not randomness.
 struct Numbers(u64);
@@ -38,65 +39,6 @@ impl Numbers {
     fn float(&mut self) -> f32 {
         (self.next() % 20_001) as f32 / 10_000.0 - 1.0
     }
-}
-
-/// Tile registers kept in memory, so that the walk of the AMX code runs on any machine: eight
-/// times 1,024 bytes behind the kernel's scratch, always sixteen rows high.
-struct Emulated {
-    at: i64,
-}
-
-impl Emulated {
-    fn tile<'c>(&self, b: &Builder<'_, 'c>, tile: u8) -> Val<'c> {
-        b.offset(b.scratch(), b.i64c(self.at + 64 + 1024 * i64::from(tile)))
-    }
-
-    fn height<'c>(&self, b: &Builder<'_, 'c>, tile: u8) -> Val<'c> {
-        if tile >= 6 {
-            return b.i64c(16);
-        }
-        b.load(b.int(64), b.offset(b.scratch(), b.i64c(self.at)), 8)
-    }
-}
-
-impl TileOps for Emulated {
-    fn configure<'c>(&self, b: &Builder<'_, 'c>, _: Val<'c>, rows: Val<'c>) {
-        b.store(rows, b.offset(b.scratch(), b.i64c(self.at)), 8);
-    }
-
-    fn load<'c>(&self, b: &Builder<'_, 'c>, tile: u8, from: Val<'c>, stride: Val<'c>) {
-        let line = b.i32v(16);
-        b.for_range(b.i64c(0), self.height(b, tile), 1, |row| {
-            let value = b.load(line, b.offset(from, b.mul(row, stride)), 1);
-            b.store(value, b.index(self.tile(b, tile), line, row), 64);
-        });
-    }
-
-    fn store<'c>(&self, b: &Builder<'_, 'c>, tile: u8, to: Val<'c>, stride: Val<'c>) {
-        let line = b.i32v(16);
-        b.for_range(b.i64c(0), self.height(b, tile), 1, |row| {
-            let value = b.load(line, b.index(self.tile(b, tile), line, row), 64);
-            b.store(value, b.offset(to, b.mul(row, stride)), 1);
-        });
-    }
-
-    fn dot<'c>(&self, b: &Builder<'_, 'c>, sum: u8, left: u8, right: u8) {
-        let (line, bytes) = (b.i32v(16), b.vec(b.int(8), 64));
-        b.for_range(b.i64c(0), self.height(b, sum), 1, |row| {
-            let to = b.index(self.tile(b, sum), line, row);
-            let init = b.load(line, to, 64);
-            let done = b.for_carried(b.i64c(0), b.i64c(16), 1, &[init], |four, sums| {
-                let from = b.index(self.tile(b, left), line, row);
-                let four_bytes = b.load(b.int(32), b.index(from, b.int(32), four), 4);
-                let left = b.bitcast(b.splat(four_bytes, 16), bytes);
-                let right = b.load(bytes, b.index(self.tile(b, right), line, four), 64);
-                vec![b.call("llvm.x86.avx512.vpdpbusd.512", &[], &[sums[0], left, right])]
-            });
-            b.store(done[0], to, 64);
-        });
-    }
-
-    fn release(&self, _: &Builder<'_, '_>) {}
 }
 
 /// A call: the operands of a gemm and what it gives.

@@ -3,8 +3,10 @@
 mod attention;
 mod attention_bf16;
 mod attention_parts;
+mod attention_tiles;
 pub mod build;
 mod call;
+pub mod ceiling;
 pub mod exec;
 pub mod expr;
 mod flow;
@@ -30,13 +32,18 @@ mod softmax;
 mod source;
 mod spec;
 pub mod target;
+mod tiles;
 mod transpose;
 mod walk;
 
 #[cfg(test)]
+mod attention_tests;
+#[cfg(test)]
 mod gemm_tests;
 #[cfg(test)]
 mod object_tests;
+#[cfg(test)]
+mod tiles_emulated;
 
 pub use fqbin::Level;
 pub use generate::{SharedCode, generate};

@@ -95,7 +95,7 @@ pub(super) fn check(
 pub(super) struct Tables<'c> {
     inverse: Row<'c>,
     source: Val<'c>,
-    below: Val<'c>,
+    below: Row<'c>,
     wide: Val<'c>,
 }
 
@@ -103,7 +103,8 @@ impl<'c> Tables<'c> {
     /// The tables in the buffers from `first` on.
     pub fn new(b: &Builder<'_, 'c>, first: u32) -> Tables<'c> {
         let inverse = Row { elem: Elem::F32, base: b.buf(first), step: Stride::Unit };
-        let (source, below) = (b.buf(first + 1), b.buf(first + 2));
+        let source = b.buf(first + 1);
+        let below = Row { elem: Elem::F32, base: b.buf(first + 2), step: Stride::Unit };
         Tables { inverse, source, below, wide: b.scratch() }
     }
 }
@@ -113,6 +114,30 @@ fn bytes<'c>(b: &Builder<'_, 'c>, code: Val<'c>, signed: bool) -> Val<'c> {
     let lanes = b.lanes(code);
     let int = b.i32v(lanes);
     let code = b.fptosi(code, int);
+    let offset = if signed { b.add(code, b.iconst(int, 128)) } else { code };
+    b.trunc(offset, b.vec(b.int(8), lanes))
+}
+
+/// Codes as bytes, of floats in units of a step: rounded half to even, cut to the codes there are;
+/// NaN becomes zero, because it becomes the integer 2^31, whose lowest byte is zero.
+pub(super) fn nearest<'c>(b: &Builder<'_, 'c>, x: Val<'c>, top: f64, signed: bool) -> Val<'c> {
+    let lanes = b.lanes(x);
+    let int = b.i32v(lanes);
+    let x = clamp(b, x, if signed { -top } else { 0.0 }, top);
+    let eight = |x: Val<'c>| b.call("llvm.x86.avx.cvt.ps2dq.256", &[], &[x]);
+    let code = match lanes {
+        16 if b.level().has_avx512() => {
+            let (all, half_to_even) = (b.iconst(b.int(16), -1), b.i32c(8));
+            let args = [x, b.zero(int), all, half_to_even];
+            b.call("llvm.x86.avx512.mask.cvtps2dq.512", &[], &args)
+        }
+        16 => b.concat(eight(b.slice(x, 0, 8)), eight(b.slice(x, 8, 8))),
+        8 => eight(x),
+        _ => {
+            let x = b.select(b.fcmp(UNO, x, x), b.zero(x.get_type()), x);
+            b.fptosi(b.roundeven(x), int)
+        }
+    };
     let offset = if signed { b.add(code, b.iconst(int, 128)) } else { code };
     b.trunc(offset, b.vec(b.int(8), lanes))
 }
@@ -139,13 +164,12 @@ pub(super) fn row<'c>(
     let wide_row = Row { elem: Elem::F32, base: tables.wide, step: Stride::Unit };
     let code_row = Row { elem: Elem::U8, base: out, step: Stride::Unit };
     walk::span(b, b.i64c(0), base, FOLD_LANES, tail, |i, chunk| {
-        let x = y(i, chunk);
-        let c = b.roundeven(b.fmul(x, tables.inverse.read(b, i, chunk).val));
-        let c = b.select(b.fcmp(UNO, c, c), b.zero(c.get_type()), c);
+        let x = b.fmul(y(i, chunk), tables.inverse.read(b, i, chunk).val);
         if q.tail > 0 {
+            let c = b.select(b.fcmp(UNO, x, x), b.zero(x.get_type()), b.roundeven(x));
             wide_row.write(b, i, chunk, clamp(b, c, low(wide_max), wide_max));
         }
-        let code = bytes(b, clamp(b, c, low(top), top), q.signed);
+        let code = nearest(b, x, top, q.signed);
         // What a whole vector writes too much, tail and padding overwrite.
         let room = q.base.next_multiple_of(FOLD_LANES as usize) <= q.padded;
         let store = if room { Chunk { mask: None, ..chunk } } else { chunk };
@@ -154,19 +178,19 @@ pub(super) fn row<'c>(
     let digits = |first: Val<'c>, count: u32| {
         let ty = b.f32v(FOLD_LANES);
         let mut c = b.zero(ty);
-        let mut below = b.zero(ty);
+        let mask = b.mask_first(b.i64c(count.into()), FOLD_LANES);
+        let mask = (count < FOLD_LANES).then_some(mask);
+        let part = Chunk { lanes: FOLD_LANES, mask };
+        let below = tables.below.read(b, first, part).val;
         for lane in 0..count {
             let t = b.add(first, b.i64c(lane.into()));
             let from = b.load(b.int(32), b.index(tables.source, b.int(32), t), 4);
             let from = b.sext(from, b.int(64));
             c = b.insert(c, b.load(b.f32(), b.index(tables.wide, b.f32(), from), 4), lane);
-            below = b.insert(below, b.load(b.f32(), b.index(tables.below, b.f32(), t), 4), lane);
         }
         let digit = clamp(b, b.fsub(b.fabs(c), below), 0.0, top);
         let code = bytes(b, b.copysign(digit, c), q.signed);
-        let mask = b.mask_first(b.i64c(count.into()), FOLD_LANES);
-        let mask = (count < FOLD_LANES).then_some(mask);
-        code_row.write(b, b.add(base, first), Chunk { lanes: FOLD_LANES, mask }, code);
+        code_row.write(b, b.add(base, first), part, code);
     };
     let whole = q.tail as i64 & -i64::from(FOLD_LANES);
     b.for_range(b.i64c(0), b.i64c(whole), FOLD_LANES.into(), |t| digits(t, FOLD_LANES));

@@ -11,14 +11,7 @@ pub const SIZES: [usize; 9] = [1, 7, 8, 15, 16, 17, 31, 33, 67];
 
 /// Levels to test here.
 pub fn levels() -> Vec<Level> {
-    let mut levels = vec![Level::Avx2];
-    if std::arch::is_x86_feature_detected!("avx512vnni") {
-        levels.push(Level::Avx512Vnni);
-        if std::arch::is_x86_feature_detected!("avx512bf16") {
-            levels.push(Level::Avx512Bf16);
-        }
-    }
-    levels
+    Level::ALL.into_iter().filter(|&level| fqc_codegen::cpu::exec::available(level)).collect()
 }
 
 /// A plan in the making; every input and output has a buffer of its own.

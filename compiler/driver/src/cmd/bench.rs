@@ -1,5 +1,7 @@
-//! `fqc bench`: median, spread, and the share of each kernel.
+//! `fqc bench`: median, spread, and of each kernel its time, its rate, and how near that is to what
+//! the machine can do.
 
+use super::rates::Rates;
 use super::{RunArgs, load, model_inputs, print, print_json, quiet, views};
 use crate::data::{Batch, Wanted};
 use crate::exit::Failure;
@@ -48,6 +50,8 @@ struct Timing {
     max_ms: f64,
     load_ms: f64,
     first_run_ms: f64,
+    /// What the machine reached in the same process; on a CPU only.
+    machine: Option<Rates>,
     kernels: Vec<KernelTime>,
 }
 
@@ -56,10 +60,15 @@ struct Timing {
 struct KernelTime {
     family: String,
     steps: usize,
+    /// Each step at its fastest.
     ms: f64,
     share: f64,
     /// Arithmetic operations a second, in units of 10^9.
     gops: f64,
+    /// Bytes a second that must be read or written, in units of 10^9.
+    gb_s: f64,
+    /// Time that the machine's rates allow, in relation to the time taken.
+    of_ceiling: Option<f64>,
 }
 
 pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
@@ -87,6 +96,7 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         }
     }
     times.sort_by(f64::total_cmp);
+    let machine = model.level().map(|level| Rates::measure(level, threads)).transpose()?;
     let result = Timing {
         model: args.model.display().to_string(),
         level: model.target().to_owned(),
@@ -98,7 +108,8 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         max_ms: times[times.len() - 1],
         load_ms,
         first_run_ms,
-        kernels: kernels(&mut session, &batch, args.steps)?,
+        kernels: kernels(&mut session, &batch, args.steps, machine.as_ref())?,
+        machine,
     };
     if args.json { print_json(&result) } else { print(&text(&result)) }
 }
@@ -107,18 +118,20 @@ fn ms(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-/// The fastest of a few profiled runs, by family or by step.
+/// Profiled runs, of which each step counts by its fastest.
+const PROFILED: usize = 10;
+
+/// Times of the kernels by family or by step, the longest first.
 fn kernels(
     session: &mut Session,
     batch: &Batch,
     by_step: bool,
+    machine: Option<&Rates>,
 ) -> Result<Vec<KernelTime>, Failure> {
-    let mut best: Vec<u64> = Vec::new();
-    for _ in 0..5 {
+    let (_, mut best) = session.run_profiled(&views(batch))?;
+    for _ in 1..PROFILED {
         let (_, times) = session.run_profiled(&views(batch))?;
-        if best.is_empty() || times.iter().sum::<u64>() < best.iter().sum() {
-            best = times;
-        }
+        best.iter_mut().zip(times).for_each(|(best, time)| *best = time.min(*best));
     }
     let model = session.model().clone();
     let name = |step: &fqbin::Step| match by_step {
@@ -126,26 +139,49 @@ fn kernels(
         false => step.family.clone(),
     };
     let binding = session.binding();
-    let mut families: BTreeMap<String, (usize, u64, f64)> = BTreeMap::new();
-    for (step, ns) in model.program().steps.iter().zip(&best) {
-        let family = families.entry(name(step)).or_default();
-        family.0 += 1;
-        family.1 += ns;
-        family.2 += binding.map_or(0.0, |b| b.value(step.ops) as f64);
+    let mut families: BTreeMap<String, Sum> = BTreeMap::new();
+    for (step, &ns) in model.program().steps.iter().zip(&best) {
+        let value = |expr| binding.map_or(0.0, |b| b.value(expr) as f64);
+        let (ops, bytes) = (value(step.ops), value(step.bytes));
+        let floor = machine.map_or(0.0, |m| m.floor_ns(&step.family, ops, bytes));
+        families.entry(name(step)).or_default().add(ns as f64, ops, bytes, floor);
     }
-    let total: u64 = best.iter().sum();
-    let mut out: Vec<KernelTime> = families
-        .into_iter()
-        .map(|(family, (steps, ns, ops))| KernelTime {
+    let total: f64 = best.iter().sum::<u64>().max(1) as f64;
+    let time = |(family, sum): (String, Sum)| {
+        let ns = sum.ns.max(1.0);
+        KernelTime {
             family,
-            steps,
-            ms: ns as f64 / 1e6,
-            share: ns as f64 / total.max(1) as f64,
-            gops: ops / ns.max(1) as f64,
-        })
-        .collect();
+            steps: sum.steps,
+            ms: sum.ns / 1e6,
+            share: sum.ns / total,
+            gops: sum.ops / ns,
+            gb_s: sum.bytes / ns,
+            of_ceiling: machine.map(|_| sum.floor_ns / ns),
+        }
+    };
+    let mut out: Vec<KernelTime> = families.into_iter().map(time).collect();
     out.sort_by(|a, b| b.ms.total_cmp(&a.ms));
     Ok(out)
+}
+
+/// What the steps of one line add up to.
+#[derive(Default)]
+struct Sum {
+    steps: usize,
+    ns: f64,
+    ops: f64,
+    bytes: f64,
+    floor_ns: f64,
+}
+
+impl Sum {
+    fn add(&mut self, ns: f64, ops: f64, bytes: f64, floor_ns: f64) {
+        self.steps += 1;
+        self.ns += ns;
+        self.ops += ops;
+        self.bytes += bytes;
+        self.floor_ns += floor_ns;
+    }
 }
 
 fn text(r: &Timing) -> String {
@@ -162,14 +198,20 @@ fn text(r: &Timing) -> String {
         r.load_ms,
         r.first_run_ms
     );
+    if let Some(machine) = &r.machine {
+        out.push_str(&format!("\n  {machine}"));
+    }
     for k in &r.kernels {
+        let of_ceiling = k.of_ceiling.map(|of| format!("{:6.1} % of what is possible", 100.0 * of));
         out.push_str(&format!(
-            "\n  {:18} {:4} steps {:9.3} ms {:5.1} % {:9.1} GOP/s",
+            "\n  {:18} {:4} steps {:9.3} ms {:5.1} % {:8.1} GOP/s {:7.1} GB/s {}",
             k.family,
             k.steps,
             k.ms,
             100.0 * k.share,
-            k.gops
+            k.gops,
+            k.gb_s,
+            of_ceiling.unwrap_or_default()
         ));
     }
     out

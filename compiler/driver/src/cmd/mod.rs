@@ -12,6 +12,7 @@ pub mod experiment;
 pub mod inspect;
 pub mod memory;
 pub mod methods;
+mod rates;
 pub mod run;
 
 use crate::data::{self, Batch, Wanted};

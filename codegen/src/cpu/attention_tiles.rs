@@ -1,0 +1,220 @@
+//! Attention's products in tile registers. Scores lie as elsewhere, \[key\]\[query\]: a tile of them
+//! is sixteen rows of packed keys times the paired queries. The result is computed transposed,
+//! \[channel\]\[query\], as rows of values along the keys times the paired exponentials, and turned
+//! in registers when it is stored.
+
+use inkwell::IntPredicate::{SGT, SLT};
+
+use super::attention::{Attention, QUERIES};
+use super::attention_bf16;
+use super::attention_parts::{Block, VECTORS};
+use super::build::{Builder, Val};
+use super::tiles::{HEIGHT, TileOps};
+use super::transpose::transpose_tile;
+
+/// Lanes of a register, queries of a tile.
+const LANES: u32 = 16;
+
+/// Keys whose values fill the rows of a tile; scratch has room for a multiple of them.
+pub(super) const DEPTH: i64 = 32;
+
+/// Bytes of a row of scores.
+const ROW: i64 = 4 * QUERIES;
+
+/// Tile registers: sums from 0 on, the left operand, the right operands from 6 on.
+const LEFT: u8 = 4;
+const RIGHT: u8 = 6;
+
+impl Attention {
+    /// Whether the products fill tiles, and the scores of a tile need nothing from where they go.
+    pub(super) fn fits_tiles(&self) -> bool {
+        self.depth % DEPTH == 0
+            && self.width % HEIGHT == 0
+            && !(self.mask && !self.mask_is_shared())
+    }
+}
+
+impl<'c> Block<'_, 'c> {
+    /// Emits the whole block.
+    pub fn emit_tiles(&self, b: &Builder<'_, 'c>, ops: &impl TileOps) {
+        self.pack(b);
+        let part = |vectors: u32| {
+            self.tile_scores(b, ops, vectors);
+            let largest = self.largest(b, vectors);
+            self.softmax(b, 0, largest);
+            self.clear_pairs(b, vectors);
+            for channel in (0..self.spec.width).step_by(HEIGHT as usize) {
+                self.tile_weigh(b, ops, channel, vectors);
+            }
+        };
+        let few = b.icmp(SGT, b.i64c(i64::from(LANES) + 1), self.rows);
+        b.either(few, || part(1), || part(VECTORS));
+    }
+
+    /// `value` rounded up to a multiple of a power of two.
+    fn up(b: &Builder<'_, 'c>, value: Val<'c>, by: i64) -> Val<'c> {
+        b.and(b.add(value, b.i64c(by - 1)), b.i64c(-by))
+    }
+
+    /// Products of the queries of `vectors` registers and all visible keys.
+    fn tile_scores(&self, b: &Builder<'_, 'c>, ops: &impl TileOps, vectors: u32) {
+        let steps = self.spec.depth / DEPTH;
+        let row = b.i64c(2 * self.spec.depth);
+        let queries = |step: i64| {
+            for v in 0..vectors {
+                let from = self.cell(b, self.packed, b.i64c(step * HEIGHT), lane(v));
+                ops.load(b, RIGHT + v as u8, from, b.i64c(ROW));
+            }
+        };
+        if steps == 1 {
+            queries(0);
+        }
+        b.for_range(b.i64c(0), self.visible, HEIGHT, |key| {
+            let keys = b.offset(self.packed_keys, b.mul(key, row));
+            for v in 0..vectors {
+                ops.zero(b, v as u8);
+            }
+            for step in 0..steps {
+                if steps > 1 {
+                    queries(step);
+                }
+                ops.load(b, LEFT, b.offset(keys, b.i64c(2 * DEPTH * step)), row);
+                for v in 0..vectors {
+                    ops.dot_bf16(b, v as u8, LEFT, RIGHT + v as u8);
+                }
+            }
+            for v in 0..vectors {
+                ops.store(b, v as u8, self.cell(b, self.scores, key, lane(v)), b.i64c(ROW));
+            }
+        });
+    }
+
+    /// Adds the mask, hides what is behind a query, and gives the largest score of each query.
+    fn largest(&self, b: &Builder<'_, 'c>, vectors: u32) -> Vec<Val<'c>> {
+        const UNROLL: i64 = 4;
+        let ty = b.f32v(LANES);
+        let changes = self.spec.mask || self.spec.causal;
+        let step = |key: Val<'c>, largest: &[Val<'c>]| -> Vec<Val<'c>> {
+            let one = |(v, &largest): (usize, &Val<'c>)| {
+                let at = self.cell(b, self.scores, key, lane(v as u32));
+                let sum = b.load(ty, at, 4);
+                if !changes {
+                    return b.fmax(sum, largest);
+                }
+                let score = self.masked(b, sum, key, lane(v as u32), at);
+                b.store(score, at, 4);
+                b.fmax(score, largest)
+            };
+            largest.iter().enumerate().map(one).collect()
+        };
+        let init = vec![b.fconst(ty, f64::NEG_INFINITY); vectors as usize];
+        let whole = b.and(self.visible, b.i64c(-UNROLL));
+        let largest = b.for_carried(b.i64c(0), whole, UNROLL, &init, |key, largest| {
+            (0..UNROLL).fold(largest.to_vec(), |largest, i| step(b.add(key, b.i64c(i)), &largest))
+        });
+        b.for_carried(whole, self.visible, 1, &largest, |key, largest| step(key, largest))
+    }
+
+    /// Zeros behind the last pair of exponentials, up to a whole tile.
+    fn clear_pairs(&self, b: &Builder<'_, 'c>, vectors: u32) {
+        let pairs = b.ashr(b.add(self.visible, b.i64c(1)), b.i64c(1));
+        let end = b.ashr(Self::up(b, self.visible, DEPTH), b.i64c(1));
+        b.for_range(pairs, end, 1, |pair| {
+            for v in 0..vectors {
+                b.store(b.zero(b.i32v(LANES)), self.cell(b, self.scores, pair, lane(v)), 4);
+            }
+        });
+    }
+
+    /// Sixteen channels of the result: sums of values by the exponentials, divided by their sum.
+    fn tile_weigh(&self, b: &Builder<'_, 'c>, ops: &impl TileOps, channel: i64, vectors: u32) {
+        for v in 0..vectors {
+            ops.zero(b, v as u8);
+        }
+        b.for_range(b.i64c(0), self.visible, DEPTH, |key| {
+            ops.load(b, LEFT, self.value_row(b, key, channel), b.i64c(2 * DEPTH));
+            let pairs = b.ashr(key, b.i64c(1));
+            for v in 0..vectors {
+                let from = self.cell(b, self.scores, pairs, lane(v));
+                ops.load(b, RIGHT + v as u8, from, b.i64c(ROW));
+                ops.dot_bf16(b, v as u8, LEFT, RIGHT + v as u8);
+            }
+        });
+        // Pairs take half the rows of the scores; behind them is room for a tile.
+        let room = b.ashr(Self::up(b, self.keys, DEPTH), b.i64c(1));
+        for v in 0..vectors {
+            ops.store(b, v as u8, self.cell(b, self.scores, room, lane(v)), b.i64c(ROW));
+        }
+        for v in 0..vectors {
+            self.store_tile(b, room, channel, lane(v));
+        }
+    }
+
+    /// Stores a tile \[channel\]\[query\] at row `from` of the scores as rows of the result.
+    fn store_tile(&self, b: &Builder<'_, 'c>, from: Val<'c>, channel: i64, first: i64) {
+        let ty = b.f32v(LANES);
+        let inverse = b.load(ty, self.cell(b, self.inverse, b.i64c(0), first), 4);
+        let columns = (0..HEIGHT).map(|i| {
+            let sum = b.load(ty, self.cell(b, self.scores, b.add(from, b.i64c(i)), first), 4);
+            b.fmul(sum, inverse)
+        });
+        let rows = transpose_tile(b, columns.collect());
+        let to = |i: usize| {
+            let at = b.mul(b.i64c(first + i as i64), self.out_stride);
+            b.index(self.out, b.f32(), b.add(at, b.i64c(channel)))
+        };
+        let whole = b.icmp(SLT, b.i64c(first + HEIGHT - 1), self.rows);
+        b.either(
+            whole,
+            || rows.iter().enumerate().for_each(|(i, &row)| b.store(row, to(i), 4)),
+            || {
+                for (i, &row) in rows.iter().enumerate() {
+                    let exists = b.icmp(SLT, b.i64c(first + i as i64), self.rows);
+                    b.when(exists, || b.store(row, to(i), 4));
+                }
+            },
+        );
+    }
+
+    /// Values of the keys from `key` on, a multiple of [`DEPTH`]: a row for each channel.
+    fn value_row(&self, b: &Builder<'_, 'c>, key: Val<'c>, channel: i64) -> Val<'c> {
+        let block = b.mul(key, b.i64c(2 * self.spec.width));
+        b.offset(self.packed_values, b.add(block, b.i64c(2 * DEPTH * channel)))
+    }
+
+    /// Rounds all values of the head and turns them into rows along the keys, zeros behind the last.
+    pub fn pack_value_rows(&self, b: &Builder<'_, 'c>) {
+        let ty = b.f32v(LANES);
+        let block = |key: Val<'c>, whole: bool| {
+            for channel in (0..self.spec.width).step_by(LANES as usize) {
+                let half = |first: i64| {
+                    let row = |i: i64| {
+                        let key = b.add(key, b.i64c(first + i));
+                        let near = b.smin(key, b.sub(self.keys, b.i64c(1)));
+                        let from = b.mul(if whole { key } else { near }, self.value_stride);
+                        let from = b.index(self.v, b.f32(), b.add(from, b.i64c(channel)));
+                        let value = b.load(ty, from, 4);
+                        if whole {
+                            return value;
+                        }
+                        b.select(b.icmp(SLT, key, self.keys), value, b.zero(ty))
+                    };
+                    transpose_tile(b, (0..i64::from(LANES)).map(row).collect())
+                };
+                let (low, high) = (half(0), half(i64::from(LANES)));
+                for (i, (low, high)) in low.into_iter().zip(high).enumerate() {
+                    let words = attention_bf16::narrow(b, low, high);
+                    b.store(words, self.value_row(b, key, channel + i as i64), 2);
+                }
+            }
+        };
+        let whole = b.and(self.keys, b.i64c(-DEPTH));
+        b.for_range(b.i64c(0), whole, DEPTH, |key| block(key, true));
+        b.for_range(whole, self.keys, DEPTH, |key| block(key, false));
+    }
+}
+
+/// First query of a register.
+fn lane(vector: u32) -> i64 {
+    i64::from(vector * LANES)
+}

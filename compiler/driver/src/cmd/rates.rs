@@ -1,0 +1,90 @@
+//! What the machine can do at most, measured: the rates that `fqc bench` sets kernels beside.
+
+use crate::exit::Failure;
+use fqbin::Level;
+use fqc_codegen::cpu::ceiling::{Ceiling, Unit};
+use serde::Serialize;
+use std::fmt;
+use std::time::Duration;
+
+/// Time for each rate.
+const BUDGET: Duration = Duration::from_millis(60);
+
+/// Bytes that copies are measured with.
+const SIZES: [usize; 7] = [1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26, 1 << 28];
+
+/// Rates of all threads together at one level.
+#[derive(Serialize)]
+pub struct Rates {
+    /// Products of codes, of pairs of bf16 (of f32 where the level lacks them) and of f32, between
+    /// registers, in 10^9 operations a second.
+    codes_gops: f64,
+    bf16_gops: f64,
+    f32_gops: f64,
+    /// Copies, by the bytes that they read and write: 10^9 bytes a second.
+    copies: Vec<Copy>,
+}
+
+#[derive(Serialize)]
+struct Copy {
+    bytes: usize,
+    gb_s: f64,
+}
+
+impl Rates {
+    pub fn measure(level: Level, threads: usize) -> Result<Rates, Failure> {
+        let ceiling = Ceiling::new(level).map_err(Failure::internal)?;
+        let rate = |unit| ceiling.rate(unit, threads, BUDGET);
+        let copy = |bytes| Copy { bytes, gb_s: ceiling.copy(bytes, threads, BUDGET) };
+        Ok(Rates {
+            codes_gops: rate(Unit::Codes),
+            bf16_gops: rate(Unit::Bf16),
+            f32_gops: rate(Unit::F32),
+            copies: SIZES.map(copy).into(),
+        })
+    }
+
+    /// Least nanoseconds for so many operations of a family and so many bytes: what multiplies there
+    /// at its rate, or a copy of as many bytes, whichever is longer.
+    pub fn floor_ns(&self, family: &str, ops: f64, bytes: f64) -> f64 {
+        let gops = match family {
+            "gemm_i8" | "gemm_i4" => self.codes_gops,
+            "attention" => self.bf16_gops,
+            _ => self.f32_gops,
+        };
+        let copy = self.copies.iter().find(|copy| copy.bytes as f64 >= bytes);
+        let copy = copy.or(self.copies.last()).map_or(f64::INFINITY, |copy| copy.gb_s);
+        (ops / gops).max(bytes / copy)
+    }
+}
+
+impl fmt::Display for Rates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rates { codes_gops, bf16_gops, f32_gops, copies } = self;
+        write!(
+            f,
+            "possible here: {codes_gops:.0} GOP/s of codes, {bf16_gops:.0} of bf16, {f32_gops:.0} of \
+             f32; copies of"
+        )?;
+        for (i, copy) in copies.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma} {} KiB {:.0}", copy.bytes >> 10, copy.gb_s)?;
+        }
+        write!(f, " GB/s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slower_of_arithmetic_and_memory_bounds() {
+        let copies = vec![Copy { bytes: 100, gb_s: 10.0 }, Copy { bytes: 1000, gb_s: 2.0 }];
+        let rates = Rates { codes_gops: 4.0, bf16_gops: 2.0, f32_gops: 1.0, copies };
+        assert_eq!(rates.floor_ns("gemm_i8", 80.0, 100.0), 20.0);
+        assert_eq!(rates.floor_ns("gemm_i4", 80.0, 500.0), 250.0);
+        assert_eq!(rates.floor_ns("attention", 80.0, 100.0), 40.0);
+        assert_eq!(rates.floor_ns("layer_norm", 10.0, 4000.0), 2000.0);
+    }
+}
