@@ -38,6 +38,7 @@ pub fn rule_passes() -> Vec<RulePass> {
         fuse::pointwise::PASS,
         quant::passes::fold_qdq(),
         quant::passes::fold_quantize(),
+        quant::passes::narrow_tables(),
     ]
 }
 

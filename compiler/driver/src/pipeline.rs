@@ -141,6 +141,9 @@ impl Quantised {
     /// The half that generates code.
     pub fn compile(self, settings: &Settings, cx: &mut Context<'_>) -> Result<Compiled, Failure> {
         let Quantised { mut graph, choices, float, statistics } = self;
+        if settings.precision() == Precision::Bf16 {
+            run(&mut graph, &[Box::new(quant::narrow_tables())], cx)?;
+        }
         run(&mut graph, &fuse::fuse(), cx)?;
         run(&mut graph, &[Box::new(quant::fold_quantize())], cx)?;
         let plan = plan(&graph, settings.precision())?;

@@ -26,12 +26,13 @@ pub enum Method {
     Flattenquant,
 }
 
-/// What products that stay float are computed in.
+/// What stays float: products, and tables that rows are looked up in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Float {
     F32,
-    /// Operands rounded to bf16 where the processor has instructions for it; sums stay f32.
+    /// Operands rounded to bf16 where the processor has instructions for it; sums stay f32. Tables are
+    /// kept in f16.
     Bf16,
 }
 
@@ -105,7 +106,7 @@ pub struct Settings {
     pub sequential: bool,
     /// Whether each weight has one scale instead of one for each output channel.
     pub per_tensor_weights: bool,
-    /// Products that stay float; by default f32 if all of the model does, else bf16.
+    /// What stays float; by default f32 if all of the model does, else bf16.
     pub float: Option<Float>,
 }
 

@@ -9,7 +9,7 @@
 //! - Weights are rounded by [`round`] (GPTQ, from a [`gram`] matrix and its [`cholesky`] factor) or to
 //!   [`nearest`].
 //! - [`insert_qdq`] puts the roundings in; [`fold_qdq`] and [`fold_quantize`] merge them with their
-//!   neighbours; [`passes`] has all of these as passes.
+//!   neighbours; [`narrow_table`] halves embeddings; [`passes`] has all of these as passes.
 //!
 //! [`measure`] is the loss that reports show.
 
@@ -24,6 +24,7 @@ pub mod gram;
 pub mod groups;
 pub mod insert_qdq;
 pub mod measure;
+pub mod narrow_table;
 pub mod nearest;
 pub mod parallel;
 pub mod passes;

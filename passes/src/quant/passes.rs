@@ -5,7 +5,7 @@ use super::gram::Gram;
 use super::groups::{self, Group, Heads, linear};
 use super::insert_qdq::{Format, RoundedWeights, Source, multiplied};
 use super::round::{self, Granularity, Rounded};
-use super::{flatten, fold_qdq, fold_quantize, insert_qdq, smooth};
+use super::{flatten, fold_qdq, fold_quantize, insert_qdq, narrow_table, smooth};
 use crate::facts::Facts;
 use crate::rule::{Rule, RulePass};
 use crate::run::{Pass, PassCx, PassError};
@@ -166,6 +166,17 @@ pub fn fold_quantize() -> RulePass {
         needs: Facts::NONE,
         gives: Facts::NONE,
         breaks: Facts::CANONICAL,
+    }
+}
+
+/// Tables that rows are looked up in are kept in f16.
+pub fn narrow_tables() -> RulePass {
+    RulePass {
+        name: "narrow-table",
+        rules: &[Rule { name: "narrow-table", find: narrow_table::narrow }],
+        needs: Facts::NONE,
+        gives: Facts::NONE,
+        breaks: Facts::NONE,
     }
 }
 
