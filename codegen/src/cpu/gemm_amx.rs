@@ -49,9 +49,10 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
     pub fn run(&self) {
         let b = self.gemm.b;
         self.ops.configure(b, b.scratch(), self.height);
-        match self.gemm.desc.weight {
-            Elem::I4 => self.gemm.walk_unpacked(2 * HEIGHT, |at| self.tile(at)),
-            _ => self.gemm.walk(2 * HEIGHT, |at| self.tile(at)),
+        if self.gemm.desc.weight == Elem::I4 || self.is_deep() {
+            self.gemm.walk_grouped(2 * HEIGHT, |at| self.tile(at));
+        } else {
+            self.gemm.walk(2 * HEIGHT, |at| self.tile(at));
         }
         self.ops.release(b);
     }
@@ -98,13 +99,9 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         }
     }
 
-    /// The same for sixteen rows of the left operand.
-    fn prefetch_left(&self, from: Val<'c>) {
-        let b = self.gemm.b;
-        for row in 0..HEIGHT {
-            let line = b.offset(from, b.mul(b.i64c(row), self.left_stride));
-            b.prefetch(b.offset(line, b.i64c(NEAR * K_ALIGN as i64)));
-        }
+    /// Whether the rows of an item do not stay in the first-level cache.
+    fn is_deep(&self) -> bool {
+        self.gemm.desc.k > LEFT_STAYS
     }
 
     /// Accumulators of one or two tiles of rows, into scratch.
@@ -123,12 +120,13 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let depth = b.i64c(self.gemm.desc.k as i64);
         b.for_range(b.i64c(0), depth, K_ALIGN as i64, |k| {
             let line = b.offset(at.weight.first, b.mul(k, b.i64c(16)));
-            self.prefetch_weight(at, k, if rows.len() == 1 { FAR } else { NEAR });
+            match rows.len() {
+                1 => self.prefetch_weight(at, k, FAR),
+                _ if !self.is_deep() => self.prefetch_weight(at, k, NEAR),
+                _ => {}
+            }
             for (row, &from) in rows.iter().enumerate() {
                 let from = b.offset(from, k);
-                if self.gemm.desc.k > LEFT_STAYS {
-                    self.prefetch_left(from);
-                }
                 ops.load(b, 4 + row as u8, from, self.left_stride);
             }
             for group in 0..groups {
