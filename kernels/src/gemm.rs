@@ -166,7 +166,8 @@ impl GemmDesc {
     /// Row blocks that pass by one panel of the weight before the next one comes, where code keeps
     /// a panel.
     pub fn shared_blocks(&self) -> usize {
-        (SHARED_LEFT / (ROW_BLOCK * self.k.max(1))).clamp(1, SHARED_BLOCKS)
+        let row = self.k.max(1) * if self.is_quantized() { 1 } else { 4 };
+        (SHARED_LEFT / (ROW_BLOCK * row)).clamp(1, SHARED_BLOCKS)
     }
 
     /// Buffers of a call, the result included.

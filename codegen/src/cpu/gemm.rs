@@ -26,8 +26,11 @@ pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError
         let gemm = Gemm::new(b, desc);
         if desc.is_quantized() && code.level() == Level::AmxInt8 {
             Amx::new(&gemm, &Native).run();
-        } else {
+        } else if desc.is_quantized() {
             gemm.walk(gemm.dot_rows(), |at| gemm.dot_tile(at));
+        } else {
+            // A weight of floats, a head above all, is too large to pass by each row block anew.
+            gemm.walk_grouped(gemm.dot_rows(), |at| gemm.dot_tile(at));
         }
         Ok(())
     })
@@ -130,7 +133,7 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
     }
 
     /// The same, several row blocks passing by a panel before the next one comes: for a weight that
-    /// is unpacked panel by panel, and for rows too deep to stay in the first-level cache.
+    /// is unpacked panel by panel or large, and for rows too deep to stay in the first-level cache.
     pub fn walk_grouped(&self, tile_rows: i64, tile: impl Fn(Tile<'c>)) {
         let b = self.b;
         let unpacks = self.desc.weight == Elem::I4;
