@@ -115,17 +115,6 @@ fn best(ops: f64, budget: Duration, mut call: impl FnMut()) -> f64 {
     ops / fastest
 }
 
-/// Runs `part(t)` for every `t` below `threads`, each on its own thread.
-fn in_parallel(threads: usize, part: impl Fn(usize) + Sync) {
-    std::thread::scope(|scope| {
-        for t in 1..threads {
-            let part = &part;
-            scope.spawn(move || part(t));
-        }
-        part(0);
-    });
-}
-
 /// 64-byte aligned memory.
 struct Scratch {
     lines: Vec<[u8; 64]>,

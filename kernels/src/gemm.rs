@@ -25,11 +25,11 @@ pub const SCRATCH_ROWS: usize = 32;
 /// Rows of the left operand that the AVX2 code widens to sixteen bits at a time.
 pub const WIDENED_ROWS: usize = 6;
 
-/// Bytes of the left operand that several row blocks may take together to share a panel of an INT4
-/// weight once unpacked: they stay in the second-level cache, as the panels do otherwise.
+/// Bytes of the left operand that several row blocks may take together to share a panel of the
+/// weight: they stay in the second-level cache, as the panels do otherwise.
 const SHARED_LEFT: usize = 1 << 19;
 
-/// Most row blocks that share an unpacked panel.
+/// Most row blocks that share a panel.
 const SHARED_BLOCKS: usize = 8;
 
 /// Multiply-adds below which a task is not worth handing to another thread.
@@ -163,13 +163,11 @@ impl GemmDesc {
         (self.scratch_panel() + panel) as u64
     }
 
-    /// Row blocks that pass by one panel of the weight before the next one comes. One, except
-    /// where a panel is worth keeping because it was unpacked.
+    /// Row blocks that pass by one panel of the weight before the next one comes, where code keeps
+    /// a panel.
     pub fn shared_blocks(&self) -> usize {
-        match self.weight {
-            Elem::I4 => (SHARED_LEFT / (ROW_BLOCK * self.k.max(1))).clamp(1, SHARED_BLOCKS),
-            _ => 1,
-        }
+        let row = self.k.max(1) * if self.is_quantized() { 1 } else { 4 };
+        (SHARED_LEFT / (ROW_BLOCK * row)).clamp(1, SHARED_BLOCKS)
     }
 
     /// Buffers of a call, the result included.

@@ -5,6 +5,7 @@
 
 mod demo;
 mod fetch;
+mod footprint;
 mod peers;
 mod shell;
 mod suite;
@@ -22,7 +23,8 @@ usage: cargo xtask COMMAND
   golden [--bless]     outputs of ONNX Runtime for the test models; --bless renews the committed ones
   onnx-cases           renew tests/onnx/transformer-cases.txt
   peers [OPTION]...    benchmark beside ONNX Runtime and OpenVINO: --save, --no-fqc, and those of
-                       xtask/tools/bench_peers.py
+                       xtask/tools/bench_peers.py, such as --model smollm2, --isa avx512-vnni
+  footprint            size and dependencies of the runtime by itself
   system               install the system packages that the build needs
 
 Everything fetched lies under .cache of the repository, or under $FQC_CACHE.
@@ -51,6 +53,7 @@ fn run() -> Result<()> {
         ["golden"] => fetch::golden(fetch::Golden::Cached),
         ["golden", "--bless"] => fetch::golden(fetch::Golden::Committed),
         ["onnx-cases"] => fetch::onnx_cases(),
+        ["footprint"] => footprint::footprint(),
         ["peers", rest @ ..] => peers::peers(rest),
         ["system"] => system::install(),
         [] | ["help" | "--help" | "-h"] => {

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""all-MiniLM-L6-v2 on ONNX Runtime, OpenVINO and fqc, side by side on this machine.
+"""A model on ONNX Runtime, OpenVINO and fqc, side by side on this machine.
 
-usage: bench_peers.py CACHE [--fqc BINARY] [--threads 2] [--rounds 5] [--save FILE]
+usage: bench_peers.py CACHE [--model minilm] [--isa LEVEL] [--fqc BINARY] [--threads 2]
+                      [--rounds 5] [--save FILE]
 Each peer lives in a process of its own. The tools take turns, round after round, so that a change
 of the machine's speed meets all of them alike; a turn is some seconds of inferences after a warm
 one. Prints a table a shape: the median of the turns' medians, the fastest and the slowest
 inference in milliseconds, and the ratio of each median to fqc's (above 1: fqc is faster).
+--isa forbids all instructions beyond a level, to fqc and, by oneDNN's own variable, to OpenVINO;
+ONNX Runtime has no such switch and is left out then.
 --save appends one line of JSON with the commit, the machine and all figures.
 """
 import argparse
@@ -21,21 +24,30 @@ import time
 
 import peers
 
-SHAPES = ["1x16", "1x128", "8x128", "32x128"]
+SHAPES = {"minilm": ["1x16", "1x128", "8x128", "32x128"], "smollm2": ["1x256"]}
+# What fqc is told about each model beside the calibration text.
+OPTIONS = {"minilm": ["--max-extra", "2"], "smollm2": ["--windows", "32"]}
+# Level of fqc: greatest instruction set of oneDNN.
+ISA = {
+    "avx2": "AVX2",
+    "avx512-vnni": "AVX512_CORE_VNNI",
+    "avx512-bf16": "AVX512_CORE_BF16",
+    "amx-int8": "AVX512_CORE_AMX",
+}
 FLAGS = ["avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"]
 
 
-def worker(pipe, name, cache, threads):
+def worker(pipe, name, cache, threads, model):
     """Answers each shape with median, minimum and maximum of one turn in milliseconds."""
-    runner = peers.peers(cache, threads)[name]()
+    runner = peers.peers(cache, threads, model)[name]()
     ready = {}
     pipe.send("ready")
     while (request := pipe.recv()) is not None:
         shape, seconds = request
         if shape not in ready:
             batch, seq = map(int, shape.split("x"))
-            windows = peers.text_windows(cache, "persuasion.txt", batch, seq)
-            ready[shape] = runner(peers.feeds(windows))
+            windows = peers.text_windows(cache, "persuasion.txt", batch, seq, model)
+            ready[shape] = runner(peers.feeds(windows, model))
         infer = ready[shape]
         infer()  # warms the caches and the threads
         times, end = [], time.perf_counter() + seconds
@@ -47,10 +59,10 @@ def worker(pipe, name, cache, threads):
 
 
 class Peer:
-    def __init__(self, name, cache, threads):
+    def __init__(self, name, cache, threads, model):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        arguments = (theirs, name, cache, threads)
+        arguments = (theirs, name, cache, threads, model)
         self.process = context.Process(target=worker, args=arguments, daemon=True)
         self.process.start()
         theirs.close()  # so that the end of the process ends a wait for its answer
@@ -66,14 +78,13 @@ class Peer:
 
 
 class Fqc:
-    def __init__(self, binary, cache, threads):
-        model = cache / "peers/minilm.fqbin"
+    def __init__(self, binary, cache, threads, name):
+        model = cache / "peers" / f"{name}.fqbin"
         model.parent.mkdir(parents=True, exist_ok=True)
-        source = cache / "models/minilm"
+        source = cache / "models" / name
         compile_ = [binary, "compile", source / "model.onnx", "-o", model]
         compile_ += ["--calib", cache / "text/emma.txt", "--tokenizer", source / "tokenizer.json"]
-        compile_ += ["--max-extra", "2"]
-        subprocess.run(compile_, check=True)
+        subprocess.run(compile_ + OPTIONS[name], check=True)
         self.command = [binary, "bench", model, "--threads", str(threads), "--json"]
         self.milliseconds = {}  # of one run at each shape, once known
 
@@ -137,14 +148,16 @@ def machine():
     }
 
 
-def save(path, figures, threads, about):
+def save(path, figures, args, about):
     root = pathlib.Path(__file__).parent
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     line = {
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": about,
-        "threads": threads,
+        "model": args.model,
+        "isa": args.isa,
+        "threads": args.threads,
         "figures": figures,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,30 +173,36 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one turn")
-    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="BATCHxSEQ")
+    parser.add_argument("--model", choices=SHAPES, default="minilm")
+    parser.add_argument("--isa", choices=ISA, help="the highest level that may be used")
+    parser.add_argument("--shapes", nargs="+", metavar="BATCHxSEQ")
     parser.add_argument("--only", nargs="+", help="only the peers whose name holds one of these")
     parser.add_argument("--save", type=pathlib.Path, help="a file of JSON lines to add to")
     args = parser.parse_args()
     about = machine()
-    names = list(peers.peers(args.cache, args.threads))
+    names = list(peers.peers(args.cache, args.threads, args.model))
+    if args.isa:
+        os.environ["FQC_CPU_LEVEL"] = args.isa
+        os.environ["ONEDNN_MAX_CPU_ISA"] = ISA[args.isa]
+        names = [n for n in names if n.startswith("openvino")]
     if args.only:
         names = [n for n in names if any(part in n for part in args.only)]
     tools = {}
     for name in names:
         try:
-            tools[name] = Peer(name, args.cache, args.threads)
+            tools[name] = Peer(name, args.cache, args.threads, args.model)
         except EOFError:
             print(f"{name}: does not start here and is left out")
     if args.fqc:
-        tools["fqc"] = Fqc(args.fqc, args.cache, args.threads)
+        tools["fqc"] = Fqc(args.fqc, args.cache, args.threads, args.model)
     print(f"{about['cpu']}, {about['cores']} cores, {' '.join(about['flags'])}, "
-          f"{args.threads} threads, load {about['load']:.1f}")
-    figures = measure(tools, args.shapes, args.rounds, args.seconds)
+          f"{args.threads} threads, load {about['load']:.1f}, at most {args.isa or 'all'}")
+    figures = measure(tools, args.shapes or SHAPES[args.model], args.rounds, args.seconds)
     for tool in tools.values():
         tool.close()
     show(figures)
     if args.save:
-        save(args.save, figures, args.threads, about)
+        save(args.save, figures, args, about)
 
 
 if __name__ == "__main__":

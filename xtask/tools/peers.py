@@ -1,4 +1,4 @@
-"""The other runtimes that the benchmark runs beside fqc: how each prepares its MiniLM and runs it.
+"""The other runtimes that the benchmark runs beside fqc: how each prepares a model and runs it.
 
 Each runner is a function from (folder of prepared models, threads) to a function from a batch of
 inputs to a callable that does one inference. All quantised models are calibrated on emma.txt.
@@ -12,23 +12,28 @@ WINDOW = 128
 START = 0.1  # of the text
 
 
-def text_windows(cache, name, count, length):
-    """Consecutive windows of tokens, each between the model's two special tokens."""
+def text_windows(cache, name, count, length, model="minilm"):
+    """Consecutive windows of tokens; MiniLM's lie between its two special tokens."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(cache / "models/minilm/tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(cache / "models" / model / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     text = (cache / "text" / name).read_text()
     text = re.sub(r"(?<!\n)\n(?!\n)", " ", text)
     ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
     first = int(len(ids) * START)
-    body = ids[first:first + count * (length - 2)].reshape(count, length - 2)
+    own = length - 2 if model == "minilm" else length
+    body = ids[first:first + count * own].reshape(count, own)
+    if model != "minilm":
+        return body
     ends = [np.full((count, 1), token, np.int64) for token in (101, 102)]
     return np.concatenate([ends[0], body, ends[1]], 1)
 
 
-def feeds(ids):
+def feeds(ids, model="minilm"):
+    if model != "minilm":
+        return {"input_ids": ids}
     return {
         "input_ids": ids,
         "attention_mask": np.ones_like(ids),
@@ -141,9 +146,9 @@ def openvino_runner(path, threads, precision):
     return ready
 
 
-def peers(cache, threads):
+def peers(cache, threads, model="minilm"):
     """Name of each peer, and a function that makes its runner."""
-    float_model = cache / "models/minilm/model.onnx"
+    float_model = cache / "models" / model / "model.onnx"
 
     def ort(name=None, make=None):
         return lambda: onnxruntime_runner(
@@ -155,12 +160,16 @@ def peers(cache, threads):
             prepare(cache, name, make(cache)) if name else float_model, threads, precision
         )
 
-    return {
+    floats = {
         "onnxruntime f32": ort(),
-        "onnxruntime dynamic int8": ort("dynamic-int8.onnx", dynamic_int8),
-        "onnxruntime static int8": ort("static-int8.onnx", static_int8),
         "openvino f32": ov("f32"),
         "openvino bf16": ov("bf16"),
+    }
+    if model != "minilm":
+        return floats
+    return floats | {
+        "onnxruntime dynamic int8": ort("dynamic-int8.onnx", dynamic_int8),
+        "onnxruntime static int8": ort("static-int8.onnx", static_int8),
         "openvino nncf w8a8": ov("f32", "nncf-w8a8.xml", nncf_w8a8),
         "openvino nncf w8a8 bf16": ov("bf16", "nncf-w8a8.xml", nncf_w8a8),
     }

@@ -93,7 +93,9 @@ pub fn call(
     let rows = keys.clone() + Dim::from(depth + 1);
     let mut scratch = rows * Dim::from(QUERIES * 4);
     if kernel.precision == Precision::Bf16 {
-        scratch = scratch + keys * Dim::from(2 * (depth + width)) + Dim::from(2 * SLACK);
+        let spread = if kernel.fits_tiles() && mask { SLACK } else { 0 };
+        let key_bytes = 2 * (depth + width) + spread;
+        scratch = scratch + keys * Dim::from(key_bytes) + Dim::from(2 * SLACK);
     }
     Ok(Call::new(Spec::Attention(kernel), sizes, work, 1, ops).with_scratch(scratch))
 }
@@ -151,6 +153,8 @@ impl Attention {
             let scores = b.index(b.scratch(), b.f32(), b.i64c(QUERIES * (self.depth + 1)));
             let packed_keys = b.index(scores, b.f32(), b.mul(stored, b.i64c(QUERIES)));
             let packed_bytes = b.add(b.mul(stored, b.i64c(2 * self.depth)), b.i64c(SLACK));
+            let packed_values = b.offset(packed_keys, packed_bytes);
+            let value_bytes = b.add(b.mul(stored, b.i64c(2 * self.width)), b.i64c(SLACK));
             let block = Block {
                 spec: self,
                 q: base(0, [batch, head, first]),
@@ -171,7 +175,8 @@ impl Attention {
                 inverse: b.index(b.scratch(), b.f32(), b.i64c(QUERIES * self.depth)),
                 scores,
                 packed_keys,
-                packed_values: b.offset(packed_keys, packed_bytes),
+                packed_values,
+                packed_mask: b.offset(packed_values, value_bytes),
             };
             if self.in_pairs(b) {
                 // Items of one group of heads follow each other and share its keys and values.
@@ -181,7 +186,10 @@ impl Attention {
                 b.when(fresh, || {
                     block.pack_keys(b);
                     match tiles {
-                        Some(_) => block.pack_value_rows(b),
+                        Some(_) => {
+                            block.pack_value_rows(b);
+                            block.pack_mask(b);
+                        }
                         None => block.pack_values(b),
                     }
                 });

@@ -41,6 +41,8 @@ pub(super) struct Block<'s, 'c> {
     /// Scratch of the kernel in pairs: keys and values of the head.
     pub packed_keys: Val<'c>,
     pub packed_values: Val<'c>,
+    /// Scratch of the kernel in tiles: a register of each key's mask.
+    pub packed_mask: Val<'c>,
 }
 
 impl<'c> Block<'_, 'c> {
@@ -242,7 +244,7 @@ impl<'c> Block<'_, 'c> {
     }
 
     /// A vector of scores with the mask added and what is hidden set to -inf.
-    pub fn masked(
+    fn masked(
         &self,
         b: &Builder<'_, 'c>,
         sum: Val<'c>,
@@ -262,12 +264,15 @@ impl<'c> Block<'_, 'c> {
             };
             score = b.fadd(score, added);
         }
-        if self.spec.causal {
-            let key = b.splat(b.trunc(key, b.int(32)), lanes);
-            let seen = b.icmp(SLE, key, self.limits(b, column));
-            score = b.select(seen, score, b.fconst(ty, f64::NEG_INFINITY));
-        }
-        score
+        if self.spec.causal { self.seen(b, score, key, column) } else { score }
+    }
+
+    /// Scores of a key, -inf for the queries from `column` on that do not see it.
+    pub fn seen(&self, b: &Builder<'_, 'c>, score: Val<'c>, key: Val<'c>, column: i64) -> Val<'c> {
+        let ty = score.get_type();
+        let key = b.splat(b.trunc(key, b.int(32)), b.lanes(score));
+        let seen = b.icmp(SLE, key, self.limits(b, column));
+        b.select(seen, score, b.fconst(ty, f64::NEG_INFINITY))
     }
 
     /// Exponentials in place of the scores, and `1 / sum`; 0 for a query that sees no key because
@@ -287,11 +292,20 @@ impl<'c> Block<'_, 'c> {
                 *largest = b.select(*blind, b.zero(ty), *largest);
             }
         }
-        let exponential = |v: usize, key: Val<'c>| {
-            let at = self.cell(b, self.scores, key, column(v));
-            math::exp(b, b.fsub(b.load(ty, at, 4), largest[v]))
-        };
         let in_pairs = self.spec.in_pairs(b);
+        if in_pairs {
+            // In units of powers of two, and ready to be added.
+            let unit = b.fconst(ty, -std::f64::consts::LOG2_E);
+            largest = largest.into_iter().map(|largest| b.fmul(largest, unit)).collect();
+        }
+        let exponential = |v: usize, key: Val<'c>| {
+            let score = b.load(ty, self.cell(b, self.scores, key, column(v)), 4);
+            if in_pairs {
+                let unit = b.fconst(ty, std::f64::consts::LOG2_E);
+                return math::exp2_coarse(b, b.fma(score, unit, largest[v]));
+            }
+            math::exp(b, b.fsub(score, largest[v]))
+        };
         // Keys of a step: in pairs they end in the rows of half their number.
         let step = |key: Val<'c>, count: usize, sums: &[Val<'c>]| -> Vec<Val<'c>> {
             let add = |(v, &sum): (usize, &Val<'c>)| {

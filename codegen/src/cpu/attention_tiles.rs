@@ -9,6 +9,7 @@ use super::attention::{Attention, QUERIES};
 use super::attention_bf16;
 use super::attention_parts::{Block, VECTORS};
 use super::build::{Builder, Val};
+use super::spec::Size;
 use super::tiles::{HEIGHT, TileOps};
 use super::transpose::transpose_tile;
 
@@ -26,11 +27,11 @@ const LEFT: u8 = 4;
 const RIGHT: u8 = 6;
 
 impl Attention {
-    /// Whether the products fill tiles, and the scores of a tile need nothing from where they go.
+    /// Whether the products fill tiles, and sums can begin with the mask: one for all queries and
+    /// heads of a batch.
     pub(super) fn fits_tiles(&self) -> bool {
-        self.depth % DEPTH == 0
-            && self.width % HEIGHT == 0
-            && !(self.mask && !self.mask_is_shared())
+        let one_mask = !self.mask || self.strides[4][1..3].iter().all(|s| *s == Size::Const(0));
+        self.depth % DEPTH == 0 && self.width % HEIGHT == 0 && one_mask
     }
 }
 
@@ -72,7 +73,12 @@ impl<'c> Block<'_, 'c> {
         b.for_range(b.i64c(0), self.visible, HEIGHT, |key| {
             let keys = b.offset(self.packed_keys, b.mul(key, row));
             for v in 0..vectors {
-                ops.zero(b, v as u8);
+                match self.spec.mask {
+                    true => {
+                        ops.load(b, v as u8, self.mask_row(b, key), b.i64c(4 * i64::from(LANES)))
+                    }
+                    false => ops.zero(b, v as u8),
+                }
             }
             for step in 0..steps {
                 if steps > 1 {
@@ -89,19 +95,34 @@ impl<'c> Block<'_, 'c> {
         });
     }
 
-    /// Adds the mask, hides what is behind a query, and gives the largest score of each query.
+    /// A register of one key's mask.
+    fn mask_row(&self, b: &Builder<'_, 'c>, key: Val<'c>) -> Val<'c> {
+        b.index(self.packed_mask, b.f32(), b.mul(key, b.i64c(LANES.into())))
+    }
+
+    /// Spreads the mask of each key over a register, from where sums begin.
+    pub fn pack_mask(&self, b: &Builder<'_, 'c>) {
+        let (Some(mask), Some([_, along_keys])) = (self.mask, self.mask_strides) else {
+            return;
+        };
+        b.for_range(b.i64c(0), self.keys, 1, |key| {
+            let value = b.load(b.f32(), b.index(mask, b.f32(), b.mul(key, along_keys)), 4);
+            b.store(b.splat(value, LANES), self.mask_row(b, key), 4);
+        });
+    }
+
+    /// Hides what is behind a query, and gives the largest score of each query.
     fn largest(&self, b: &Builder<'_, 'c>, vectors: u32) -> Vec<Val<'c>> {
         const UNROLL: i64 = 4;
         let ty = b.f32v(LANES);
-        let changes = self.spec.mask || self.spec.causal;
         let step = |key: Val<'c>, largest: &[Val<'c>]| -> Vec<Val<'c>> {
             let one = |(v, &largest): (usize, &Val<'c>)| {
                 let at = self.cell(b, self.scores, key, lane(v as u32));
                 let sum = b.load(ty, at, 4);
-                if !changes {
+                if !self.spec.causal {
                     return b.fmax(sum, largest);
                 }
-                let score = self.masked(b, sum, key, lane(v as u32), at);
+                let score = self.seen(b, sum, key, lane(v as u32));
                 b.store(score, at, 4);
                 b.fmax(score, largest)
             };

@@ -6,6 +6,7 @@
 //! costs a few cycles in a hundred and stays in the first-level cache.
 
 use fqbin::Level;
+use fqc_ir::Elem;
 use fqc_ir::plan::GemmOutput;
 use fqc_kernels::gemm::{PANEL, ROW_BLOCK, SCRATCH_TILE};
 use fqc_kernels::pack::GROUP;
@@ -25,8 +26,11 @@ pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError
         let gemm = Gemm::new(b, desc);
         if desc.is_quantized() && code.level() == Level::AmxInt8 {
             Amx::new(&gemm, &Native).run();
-        } else {
+        } else if desc.is_quantized() {
             gemm.walk(gemm.dot_rows(), |at| gemm.dot_tile(at));
+        } else {
+            // A weight of floats, a head above all, is too large to pass by each row block anew.
+            gemm.walk_grouped(gemm.dot_rows(), |at| gemm.dot_tile(at));
         }
         Ok(())
     })
@@ -128,10 +132,11 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         });
     }
 
-    /// The same over an INT4 weight that is unpacked to bytes, panel by panel. So that this does
-    /// not happen anew for each item, several row blocks pass by a panel before the next comes.
-    pub fn walk_unpacked(&self, tile_rows: i64, tile: impl Fn(Tile<'c>)) {
+    /// The same, several row blocks passing by a panel before the next one comes: for a weight that
+    /// is unpacked panel by panel or large, and for rows too deep to stay in the first-level cache.
+    pub fn walk_grouped(&self, tile_rows: i64, tile: impl Fn(Tile<'c>)) {
         let b = self.b;
+        let unpacks = self.desc.weight == Elem::I4;
         let (shared, panels) = (self.desc.shared_blocks() as i64, self.desc.panels() as i64);
         let blocks = self.up(self.rows, ROW_BLOCK as i64);
         let none = b.i64c(-1);
@@ -140,8 +145,12 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
             let rest = b.sub(item, b.mul(first, b.i64c(panels)));
             let count = b.smin(b.i64c(shared), b.sub(blocks, first));
             let (block, panel) = (b.add(first, b.urem(rest, count)), b.udiv(rest, count));
-            b.when(b.icmp(IntPredicate::NE, panel, unpacked[0]), || self.unpack(panel));
-            self.item(tile_rows, block, panel, self.unpacked(), &tile);
+            if unpacks {
+                let fresh = b.icmp(IntPredicate::NE, panel, unpacked[0]);
+                b.when(fresh, || self.unpack(panel));
+            }
+            let weight = if unpacks { self.unpacked() } else { self.packed(panel) };
+            self.item(tile_rows, block, panel, weight, &tile);
             vec![panel]
         });
     }

@@ -12,7 +12,8 @@ use fqc_kernels::pack::K_ALIGN;
 use inkwell::IntPredicate;
 
 use super::build::Val;
-use super::gemm::{Gemm, Tile};
+use super::gemm::{Columns, Gemm, Tile};
+use super::gemm_epilogue::Epilogue;
 use super::tiles::{HEIGHT, TileOps};
 
 /// Steps between asking for a part of the weight and its use: where two tiles of rows share it,
@@ -23,6 +24,22 @@ const FAR: i64 = 6;
 /// Deepest left operand whose rows stay in the first-level cache.
 const LEFT_STAYS: usize = 768;
 
+/// A panel all of whose columns exist.
+const WHOLE: Columns = Columns { groups: 2, count: PANEL as u32 };
+
+/// Most rows that are finished in a step: each is emitted on its own.
+const SHARE: i64 = 8;
+
+/// What is noted of a tile: rows, first row, panel, and where its halves begin in scratch.
+const NOTES: usize = 5;
+
+/// A tile whose accumulators lie in scratch.
+struct Kept<'c> {
+    tile: Tile<'c>,
+    /// Rows of scratch before each half.
+    skipped: [Val<'c>; 2],
+}
+
 /// The AMX form of a kernel.
 pub(super) struct Amx<'g, 'k, 'm, 'c, O> {
     gemm: &'g Gemm<'k, 'm, 'c>,
@@ -31,6 +48,8 @@ pub(super) struct Amx<'g, 'k, 'm, 'c, O> {
     start: Val<'c>,
     /// Height of the tiles of this call.
     height: Val<'c>,
+    /// Memory of [`NOTES`] numbers on the stack.
+    notes: Val<'c>,
 }
 
 impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
@@ -43,16 +62,20 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
             start: gemm.start.expect("a gemm of codes has a table of first accumulators"),
             // Tiles without rows are no valid configuration; a call without rows has no items.
             height: b.smax(b.smin(gemm.rows, b.i64c(HEIGHT)), b.i64c(1)),
+            notes: b.alloca(b.vec(b.int(64), 8), 64).into(),
         }
     }
 
     pub fn run(&self) {
         let b = self.gemm.b;
         self.ops.configure(b, b.scratch(), self.height);
-        match self.gemm.desc.weight {
-            Elem::I4 => self.gemm.walk_unpacked(2 * HEIGHT, |at| self.tile(at)),
-            _ => self.gemm.walk(2 * HEIGHT, |at| self.tile(at)),
+        self.keep_none();
+        if self.gemm.desc.weight == Elem::I4 || self.is_deep() {
+            self.gemm.walk_grouped(2 * HEIGHT, |at| self.tile(at));
+        } else {
+            self.gemm.walk(2 * HEIGHT, |at| self.tile(at));
         }
+        self.flush();
         self.ops.release(b);
     }
 
@@ -62,22 +85,108 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let latest = b.sub(self.gemm.rows, self.height);
         let (upper, lower) = (at.row, b.add(at.row, b.i64c(HEIGHT)));
         let first = [b.smin(upper, latest), b.smin(lower, latest)];
+        let skipped = [b.sub(upper, first[0]), b.sub(lower, first[1])];
         let both = b.icmp(IntPredicate::SGT, at.rows, b.i64c(HEIGHT));
+        if at.columns == WHOLE && self.overlaps() {
+            let one = || {
+                self.flush();
+                self.products(at, &first[..1], None);
+                self.gemm.epilogue(at, |row| b.add(row, skipped[0]));
+            };
+            b.either(both, || self.overlapped(at, &first, skipped), one);
+            return;
+        }
+        self.flush();
         b.either(
             both,
             || {
                 self.gemm.prefetch(at, 2 * HEIGHT);
-                self.products(at, &first);
+                self.products(at, &first, None);
             },
-            || {
-                self.products(at, &first[..1]);
-            },
+            || self.products(at, &first[..1], None),
         );
-        let skipped = [b.sub(upper, first[0]), b.sub(lower, first[1])];
-        self.gemm.epilogue(at, |row| {
-            let is_upper = b.icmp(IntPredicate::SLT, row, b.i64c(HEIGHT));
-            b.add(row, b.select(is_upper, skipped[0], skipped[1]))
+        self.gemm.epilogue(at, |row| self.place(row, skipped));
+    }
+
+    /// Rows of the tile before that are finished in a step of products.
+    fn share(&self) -> i64 {
+        let steps = self.gemm.desc.k / K_ALIGN;
+        (2 * HEIGHT as usize).div_ceil(steps) as i64
+    }
+
+    /// Whether there are whole panels, and steps enough to spread the rows of a tile over them.
+    fn overlaps(&self) -> bool {
+        self.gemm.desc.n >= PANEL && self.share() <= SHARE
+    }
+
+    /// A whole tile. What follows its accumulators is done while the tile registers work on the
+    /// next tile, where that is the same for all: not so where later digits have their own way.
+    fn overlapped(&self, at: Tile<'c>, first: &[Val<'c>; 2], skipped: [Val<'c>; 2]) {
+        let b = self.gemm.b;
+        self.gemm.prefetch(at, 2 * HEIGHT);
+        self.products(at, first, Some(&self.kept()));
+        match Epilogue::new(self.gemm, at).first_digits() {
+            None => self.keep(at, skipped),
+            Some(plain) => {
+                let now = || {
+                    self.gemm.epilogue(at, |row| self.place(row, skipped));
+                    self.keep_none();
+                };
+                b.either(plain, || self.keep(at, skipped), now);
+            }
+        }
+    }
+
+    /// The row of scratch in which a row of a tile lies.
+    fn place(&self, row: Val<'c>, skipped: [Val<'c>; 2]) -> Val<'c> {
+        let b = self.gemm.b;
+        let is_upper = b.icmp(IntPredicate::SLT, row, b.i64c(HEIGHT));
+        b.add(row, b.select(is_upper, skipped[0], skipped[1]))
+    }
+
+    /// Notes a tile whose accumulators lie in scratch and wait for what follows.
+    fn keep(&self, at: Tile<'c>, skipped: [Val<'c>; 2]) {
+        let b = self.gemm.b;
+        let values = [at.rows, at.row, at.panel, skipped[0], skipped[1]];
+        for (i, value) in values.into_iter().enumerate() {
+            b.store(value, self.note(i), 8);
+        }
+    }
+
+    /// Notes that no tile waits.
+    fn keep_none(&self) {
+        let b = self.gemm.b;
+        for i in 0..NOTES {
+            b.store(b.i64c(0), self.note(i), 8);
+        }
+    }
+
+    fn note(&self, index: usize) -> Val<'c> {
+        self.gemm.b.offset(self.notes, self.gemm.b.i64c(8 * index as i64))
+    }
+
+    /// The tile that was noted; one without rows if there is none.
+    fn kept(&self) -> Kept<'c> {
+        let b = self.gemm.b;
+        let value = |i: usize| b.load(b.int(64), self.note(i), 8);
+        let panel = value(2);
+        let weight = self.gemm.packed(panel);
+        let tile = Tile { row: value(1), rows: value(0), panel, columns: WHOLE, weight };
+        Kept { tile, skipped: [value(3), value(4)] }
+    }
+
+    /// Finishes the tile that was noted.
+    fn flush(&self) {
+        if !self.overlaps() {
+            return;
+        }
+        let b = self.gemm.b;
+        let Kept { tile, skipped } = self.kept();
+        let epilogue = Epilogue::new(self.gemm, tile);
+        b.for_range(b.i64c(0), tile.rows, 1, |row| {
+            epilogue.row(row, self.place(row, skipped), true);
         });
+        self.keep_none();
     }
 
     /// Asks for the part of the weight that comes `ahead` steps later, at the end of a panel for the
@@ -98,17 +207,14 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         }
     }
 
-    /// The same for sixteen rows of the left operand.
-    fn prefetch_left(&self, from: Val<'c>) {
-        let b = self.gemm.b;
-        for row in 0..HEIGHT {
-            let line = b.offset(from, b.mul(b.i64c(row), self.left_stride));
-            b.prefetch(b.offset(line, b.i64c(NEAR * K_ALIGN as i64)));
-        }
+    /// Whether the rows of an item do not stay in the first-level cache.
+    fn is_deep(&self) -> bool {
+        self.gemm.desc.k > LEFT_STAYS
     }
 
-    /// Accumulators of one or two tiles of rows, into scratch.
-    fn products(&self, at: Tile<'c>, first: &[Val<'c>]) {
+    /// Accumulators of one or two tiles of rows, into scratch; meanwhile the tile that lies there is
+    /// finished.
+    fn products(&self, at: Tile<'c>, first: &[Val<'c>], kept: Option<&Kept<'c>>) {
         let (b, ops) = (self.gemm.b, self.ops);
         let groups = at.columns.groups as u8;
         let start = self.gemm.column_table(self.start, at.panel);
@@ -121,14 +227,17 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
             }
         }
         let depth = b.i64c(self.gemm.desc.k as i64);
+        let kept = kept.map(|kept| (kept, Epilogue::new(self.gemm, kept.tile)));
+        let share = self.share();
         b.for_range(b.i64c(0), depth, K_ALIGN as i64, |k| {
             let line = b.offset(at.weight.first, b.mul(k, b.i64c(16)));
-            self.prefetch_weight(at, k, if rows.len() == 1 { FAR } else { NEAR });
+            match rows.len() {
+                1 => self.prefetch_weight(at, k, FAR),
+                _ if !self.is_deep() => self.prefetch_weight(at, k, NEAR),
+                _ => {}
+            }
             for (row, &from) in rows.iter().enumerate() {
                 let from = b.offset(from, k);
-                if self.gemm.desc.k > LEFT_STAYS {
-                    self.prefetch_left(from);
-                }
                 ops.load(b, 4 + row as u8, from, self.left_stride);
             }
             for group in 0..groups {
@@ -136,6 +245,14 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
                 ops.load(b, 6 + group, b.offset(line, from), b.i64c(64));
                 for row in 0..rows.len() as u8 {
                     ops.dot(b, sum(row, group), 4 + row, 6 + group);
+                }
+            }
+            if let Some((kept, epilogue)) = &kept {
+                let from = b.mul(b.udiv(k, b.i64c(K_ALIGN as i64)), b.i64c(share));
+                for i in 0..share {
+                    let row = b.add(from, b.i64c(i));
+                    let exists = b.icmp(IntPredicate::SLT, row, kept.tile.rows);
+                    b.when(exists, || epilogue.row(row, self.place(row, kept.skipped), true));
                 }
             }
         });

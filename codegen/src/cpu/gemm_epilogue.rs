@@ -25,57 +25,80 @@ struct Lane<'c> {
     mask: Option<Val<'c>>,
 }
 
+/// What follows the accumulators of one tile: addresses and tables.
+pub(super) struct Epilogue<'g, 'k, 'm, 'c> {
+    gemm: &'g Gemm<'k, 'm, 'c>,
+    vectors: Vec<Lane<'c>>,
+    tables: Tables<'c>,
+    out: (Val<'c>, Val<'c>),
+    operands: Vec<Option<(Val<'c>, Val<'c>)>>,
+}
+
+impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
+    pub fn new(gemm: &'g Gemm<'k, 'm, 'c>, at: Tile<'c>) -> Self {
+        let lanes = gemm.b.level().f32_lanes();
+        let vectors = gemm.vectors(at, lanes);
+        let tables = Tables::load(gemm, at, &vectors, lanes);
+        Epilogue { gemm, vectors, tables, out: gemm.out_rows(at), operands: gemm.operand_rows(at) }
+    }
+
+    /// Whether all columns hold first digits; `None` if the result is no codes.
+    pub fn first_digits(&self) -> Option<Val<'c>> {
+        self.tables.first_digits(self.gemm)
+    }
+
+    /// Finishes row `row` of the tile, whose accumulators lie in scratch in row `place`; `plain`
+    /// where codes are first digits.
+    pub fn row(&self, row: Val<'c>, place: Val<'c>, plain: bool) {
+        let Epilogue { gemm, tables, .. } = self;
+        let (b, desc) = (gemm.b, gemm.desc);
+        let lanes = b.level().f32_lanes();
+        let accumulators = b.offset(gemm.tile, b.mul(place, b.i64c(4 * PANEL as i64)));
+        let to = b.offset(self.out.0, b.mul(row, self.out.1));
+        for (v, lane) in self.vectors.iter().enumerate() {
+            let ty = b.vec(gemm.accumulator(), lanes);
+            let from = b.offset(accumulators, b.i64c(4 * i64::from(lane.first)));
+            let sums = b.load(ty, from, 16);
+            let to = b.offset(to, b.i64c(gemm.out_bytes() * i64::from(lane.first)));
+            if desc.output == GemmOutput::I32 {
+                gemm.store(sums, to, *lane, 4);
+                continue;
+            }
+            let mut args = vec![tables.scaled(gemm, sums, v)];
+            for (i, operand) in self.operands.iter().enumerate() {
+                args.push(match operand {
+                    None => tables.operands[i][v],
+                    Some((first, stride)) => {
+                        let from = b.offset(*first, b.mul(row, *stride));
+                        let from = b.offset(from, b.i64c(4 * i64::from(lane.first)));
+                        gemm.load(b.f32v(lanes), from, *lane)
+                    }
+                });
+            }
+            let y = expr::emit_f32(b, &desc.epilogue, &args, lanes);
+            match desc.output {
+                GemmOutput::Codes { signed, bits } => {
+                    let byte = match plain {
+                        true => tables.plain_code(gemm, y, v, (bits, signed)),
+                        false => tables.code(gemm, y, v, (bits, signed), lanes),
+                    };
+                    gemm.store(byte, to, *lane, 1);
+                }
+                GemmOutput::F32 | GemmOutput::I32 => gemm.store(y, to, *lane, 4),
+            }
+        }
+    }
+}
+
 impl<'c> Gemm<'_, '_, 'c> {
     /// Finishes a tile whose accumulators are in scratch; row `i` of the tile lies there in row
     /// `place(i)`.
     pub fn epilogue(&self, at: Tile<'c>, place: impl Fn(Val<'c>) -> Val<'c>) {
-        let b = self.b;
-        let lanes = b.level().f32_lanes();
-        let vectors = self.vectors(at, lanes);
-        let tables = Tables::load(self, at, &vectors, lanes);
-        let out_bytes = self.out_bytes();
-        let (out, out_stride) = self.out_rows(at);
-        let operands = self.operand_rows(at);
+        let (b, epilogue) = (self.b, Epilogue::new(self, at));
         let rows = |plain: bool| {
-            b.for_range(b.i64c(0), at.rows, 1, |row| {
-                let accumulators = b.mul(place(row), b.i64c(4 * PANEL as i64));
-                let accumulators = b.offset(self.tile, accumulators);
-                let to = b.offset(out, b.mul(row, out_stride));
-                for (v, lane) in vectors.iter().enumerate() {
-                    let ty = b.vec(self.accumulator(), lanes);
-                    let from = b.offset(accumulators, b.i64c(4 * i64::from(lane.first)));
-                    let sums = b.load(ty, from, 16);
-                    let to = b.offset(to, b.i64c(out_bytes * i64::from(lane.first)));
-                    if self.desc.output == GemmOutput::I32 {
-                        self.store(sums, to, *lane, 4);
-                        continue;
-                    }
-                    let mut args = vec![tables.scaled(self, sums, v)];
-                    for (i, operand) in operands.iter().enumerate() {
-                        args.push(match operand {
-                            None => tables.operands[i][v],
-                            Some((first, stride)) => {
-                                let from = b.offset(*first, b.mul(row, *stride));
-                                let from = b.offset(from, b.i64c(4 * i64::from(lane.first)));
-                                self.load(b.f32v(lanes), from, *lane)
-                            }
-                        });
-                    }
-                    let y = expr::emit_f32(b, &self.desc.epilogue, &args, lanes);
-                    match self.desc.output {
-                        GemmOutput::Codes { signed, bits } => {
-                            let byte = match plain {
-                                true => tables.plain_code(self, y, v, (bits, signed)),
-                                false => tables.code(self, y, v, (bits, signed), lanes),
-                            };
-                            self.store(byte, to, *lane, 1);
-                        }
-                        GemmOutput::F32 | GemmOutput::I32 => self.store(y, to, *lane, 4),
-                    }
-                }
-            })
+            b.for_range(b.i64c(0), at.rows, 1, |row| epilogue.row(row, place(row), plain));
         };
-        match tables.first_digits(self) {
+        match epilogue.first_digits() {
             Some(plain) => b.either(plain, || rows(true), || rows(false)),
             None => rows(false),
         }

@@ -61,6 +61,23 @@ pub fn exp<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
     scale(b, p, n, bits)
 }
 
+/// `2^x` for sixteen x up to 0, within 2^-13 of it: for results that are rounded to bf16, which is
+/// sixteen times as coarse.
+pub fn exp2_coarse<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    let ty = x.get_type();
+    let all = b.iconst(b.int(16), -1);
+    // x - floor(x), and 0 for -inf.
+    let args = [x, b.i32c(1), b.zero(ty), all, b.i32c(4)];
+    let f = b.call("llvm.x86.avx512.mask.reduce.ps.512", &[], &args);
+    let p = horner(b, f, &EXP2);
+    // Multiplies by 2^floor(x).
+    let args = [p, x, b.zero(ty), all, b.i32c(4)];
+    b.call("llvm.x86.avx512.mask.scalef.ps.512", &[], &args)
+}
+
+/// `2^f` for f in [0, 1).
+const EXP2: [f64; 4] = [7.802_451_4e-2, 2.260_671_7e-1, 6.958_335_6e-1, 9.999_252e-1];
+
 /// Natural logarithm: -inf at 0, NaN below.
 pub fn log<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
     let ty = x.get_type();

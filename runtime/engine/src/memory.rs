@@ -116,12 +116,12 @@ pub(crate) enum FileBytes {
 }
 
 impl FileBytes {
-    /// Maps a file read-only.
+    /// Maps a file read-only. All of it is read soon, to be checked, so its pages come at once.
     pub(crate) fn map(file: &std::fs::File) -> std::io::Result<FileBytes> {
         // SAFETY: a map is sound as long as nobody truncates or rewrites the file in place, which
         // the documentation of `Load::Map` forbids; what is parsed or executed is copied first,
         // so such a writer can only spoil weights or stop the process.
-        unsafe { memmap2::MmapOptions::new().map(file) }.map(FileBytes::Mapped)
+        unsafe { memmap2::MmapOptions::new().populate().map(file) }.map(FileBytes::Mapped)
     }
 }
 
