@@ -241,7 +241,7 @@ fn every_family_compiles_into_a_sound_file() {
         .into();
     for image in &images {
         fqbin::verify(&image.program, image.weights.len() as u64).expect("a sound program");
-        assert_eq!(image.program.steps.len(), plan.steps.len());
+        assert!(image.program.steps.len() <= plan.steps.len());
         assert_eq!(image.code[0].entries.len(), image.program.kernels.len());
     }
     // Hopper's gemms come in kernels for few and for many rows, in order.

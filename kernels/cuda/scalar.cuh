@@ -39,6 +39,12 @@ __device__ __forceinline__ u16 f32_to_bf16(float value) {
     return static_cast<u16>((bits + (0x7fffu + (bits >> 16 & 1))) >> 16);
 }
 
+__device__ __forceinline__ u32 pack_bf16(float low, float high) {
+    u32 word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+
 __device__ __forceinline__ float round_f16(float value) { return f16_to_f32(f32_to_f16(value)); }
 __device__ __forceinline__ float round_bf16(float value) { return bf16_to_f32(f32_to_bf16(value)); }
 

@@ -3,7 +3,7 @@
 
 use fqc_ir::data::Const;
 use fqc_ir::dim::Dim;
-use fqc_ir::plan::{Extra, Gemm, GemmInput, GemmOutput, Step};
+use fqc_ir::plan::{Gemm, GemmInput, Step};
 use fqc_ir::types::Elem;
 use fqc_kernels::cuda::gemm::{Activation, GemmConfig, Output, THREADS, Weights};
 use fqc_kernels::cuda::pack as hopper;
@@ -11,6 +11,7 @@ use fqc_kernels::pack;
 
 use super::epilogue::epilogue;
 use super::text::{Text, divides};
+use super::writer::{self, Pairing};
 
 /// Rows up to which each tile is taken, rows that are typical of it, and the tile's rows.
 const TILES: [(i64, usize, u32); 4] =
@@ -19,9 +20,6 @@ const TILES: [(i64, usize, u32); 4] =
 /// Blocks that a GPU runs at a time, of those that have this kernel. K is split over blocks as long
 /// as they are fewer; a guess that decides nothing but speed.
 const PROCESSORS: usize = 132;
-
-/// Rows of a thread whose operands are fetched together.
-const AHEAD: usize = 8;
 
 /// Channels of a tile.
 const CHANNELS: usize = 128;
@@ -55,75 +53,31 @@ pub fn fits(step: &Step, gemm: &Gemm) -> bool {
         && gemm.k <= pack::I4_K_MAX
 }
 
-/// Takes a gemm apart that fits.
-pub fn gemm(step: &Step, gemm: &Gemm) -> Result<Call, String> {
-    let (x, out) = (&step.args[0], &step.results[0]);
+/// A gemm that fits, as it stores elements of `stored`. With a `pairing` its columns are pairs that
+/// become one code each, the step's last arguments are the tables of these codes, and `gemm` has the
+/// columns that there then are.
+pub fn gemm(
+    step: &Step,
+    gemm: &Gemm,
+    stored: Elem,
+    pairing: Option<&Pairing<'_>>,
+) -> Result<Call, String> {
+    let x = &step.args[0];
     let args = step.args.len() + step.results.len();
     let mut t = Text::of_run_time_sizes(step);
-    let e = epilogue(step, gemm, &mut t)?;
-    let even = gemm.n.is_multiple_of(2) && divides(2, &out.strides[0]) && divides(2, &out.offset);
-    let (result, pair) = match gemm.output {
-        GemmOutput::F32 => ("float", "float2"),
-        GemmOutput::I32 => ("int", "int2"),
-        GemmOutput::Codes { .. } => ("u8", "uchar2"),
-    };
-    t.line("if (first >= args.n) return;");
-    t.line(e.pointers.trim());
-    t.line("const int q = threadIdx.x % 4, column = first;");
-    // Operands of a few rows are fetched together, so that their way here is waited for once.
-    t.line(format!("constexpr int kAhead = kTokens / 4 < {AHEAD} ? kTokens / 4 : {AHEAD};"));
-    t.line("#pragma unroll");
-    t.line("for (int begin = 0; begin < kTokens / 4; begin += kAhead) {");
-    for (name, _) in &e.rows {
-        t.line(format!("    float2 {name}_of[kAhead];"));
-    }
-    let row = "const i64 row = token + i / 2 * 8 + 2 * q + i % 2;";
-    if !e.rows.is_empty() {
-        t.line("#pragma unroll");
-        t.line("    for (int i = begin; i < begin + kAhead; ++i) {");
-        t.line(format!("        {row}"));
-        t.line("        if (row >= args.m) continue;");
-        for (name, place) in &e.rows {
-            match even && pairs(step, gemm) {
-                true => t.line(format!(
-                    "        {name}_of[i - begin] = *reinterpret_cast<const float2*>(&{place});"
-                )),
-                false => {
-                    t.line(format!("        {name}_of[i - begin].x = {place};"));
-                    let next = place.replace("column]", "min(column + 1, args.n - 1)]");
-                    t.line(format!("        {name}_of[i - begin].y = {next};"));
-                }
-            }
+    let more = if pairing.is_some() { 2 } else { 0 };
+    let mut e = epilogue(step, gemm, stored, more, &mut t)?;
+    let staged = writer::staged(step, gemm, pairing);
+    if let Some(pairing) = pairing {
+        if !staged || !e.rows.is_empty() {
+            return Err("its codes do not lie in whole pieces".into());
         }
-        t.line("    }");
+        e.pair(pairing);
     }
-    t.line("#pragma unroll");
-    t.line("    for (int i = begin; i < begin + kAhead; ++i) {");
-    t.line(format!("    {row}"));
-    t.line("    if (row >= args.m) continue;");
-    t.line(format!("    {result} results[2];"));
-    for (c, lane) in ["x", "y"].into_iter().enumerate() {
-        t.line("    {");
-        t.line(format!("    const Column& t = columns.of[{c}];"));
-        t.line(format!("    const int acc = sums[i / 2 * 4 + {c} * 2 + i % 2] >> kShift;"));
-        for (name, _) in &e.rows {
-            t.line(format!("    const float {name} = {name}_of[i - begin].{lane};"));
-        }
-        t.line(e.apply.trim());
-        t.line(format!("    results[{c}] = result;"));
-        t.line("    }");
+    match staged {
+        true => writer::through_shared(&e, pairing, &mut t)?,
+        false => writer::direct(step, gemm, stored, &e, &mut t),
     }
-    if even {
-        t.line(format!(
-            "    *reinterpret_cast<{pair}*>(out + {}) = {{results[0], results[1]}};",
-            e.place
-        ));
-    } else {
-        t.line(format!("    out[{}] = results[0];", e.place));
-        t.line(format!("    if (column + 1 < args.n) out[{} + 1] = results[1];", e.place));
-    }
-    t.line("    }");
-    t.line("}");
     // The distance between rows of codes comes first; the launch needs it, the kernel does not.
     let (body, sizes) = t.with_sizes(args + 1);
     let words = args + 1 + sizes.len() + 2;
@@ -143,7 +97,7 @@ struct Epilogue {{
 
     struct Columns {{
         Column of[2];
-    }};
+{pair_members}    }};
 
     __device__ __forceinline__ void load(const GemmArguments& args, Columns& columns, int first) const {{
         if (first >= args.n) return;
@@ -153,11 +107,11 @@ struct Epilogue {{
             const int column = first + c;
             Column& t = columns.of[c];
 {load}        }}
-    }}
+{pair_load}    }}
 
     template <int kTokens, int kShift>
     __device__ __forceinline__ void write(const GemmArguments& args, const Columns& columns, const int* sums,
-                                          int token, int first) const {{
+                                          int token, int first, u32 scratch) const {{
 {body}    }}
 }};
 
@@ -166,10 +120,12 @@ struct Epilogue {{
         members = e.members,
         pointers = e.pointers,
         load = e.load,
+        pair_members = e.pair_members,
+        pair_load = e.pair_load,
     );
     let instances = TILES
         .iter()
-        .map(|&tile| instance(gemm, tile, words, &writer))
+        .map(|&tile| instance(gemm, tile, words, staged, &writer))
         .collect::<Result<Vec<_>, _>>()?;
     let ops = x.shape[0].clone() * Dim::from(2 * gemm.n * gemm.depth);
     Ok(Call { instances, dims, rows: x.shape[0].clone(), ops })
@@ -179,6 +135,7 @@ fn instance(
     gemm: &Gemm,
     (max_rows, typical, tokens): (i64, usize, u32),
     words: usize,
+    staged: bool,
     writer: &str,
 ) -> Result<Instance, String> {
     let k_blocks = hopper::k_blocks(gemm.k);
@@ -194,8 +151,12 @@ fn instance(
         stages: 2,
         cluster: 1,
         split,
-        // Unstaged; the generated epilogue writes.
-        output: Output::S32,
+        // The generated epilogue writes, codes through what would be their stage.
+        output: match staged {
+            true if tokens >= 32 => Output::U8,
+            true => Output::F16,
+            false => Output::S32,
+        },
         activation: Activation::None,
         bias: false,
         residual: false,
@@ -235,30 +196,26 @@ static_assert(sizeof(GemmArguments) == 384, \"the host knows the arguments\");
     Ok(Instance { source, attrs })
 }
 
-/// Whether the operands that differ from row to row can be read in pairs of neighbours.
-fn pairs(step: &Step, gemm: &Gemm) -> bool {
-    let extras = step.args[4..].iter().zip(&gemm.extras);
-    extras
-        .filter(|(_, extra)| **extra == Extra::PerElement)
-        .all(|(view, _)| divides(2, &view.strides[0]) && divides(2, &view.offset))
-}
-
-/// A packed weight in Hopper's order.
-pub fn repack(constant: &Const, gemm: &Gemm) -> Vec<u8> {
+/// A packed weight in Hopper's order: its columns in turn, or those that `columns` names, zeros where it
+/// names none.
+pub fn repack(constant: &Const, gemm: &Gemm, columns: Option<&[Option<usize>]>) -> Vec<u8> {
     let bytes = constant.bytes.as_slice();
-    let (n, k) = (gemm.n, gemm.k);
+    let k = gemm.k;
     let int4 = gemm.weight == Elem::I4;
-    let mut codes = vec![0i8; n * k];
-    for (column, line) in codes.chunks_exact_mut(k).enumerate() {
-        for (row, code) in line.iter_mut().enumerate() {
-            *code = if int4 {
-                let at = pack::i4_index(row, column, k);
-                let shift = if at.is_multiple_of(2) { 4 } else { 0 };
-                ((bytes[at / 2] << shift) as i8) >> 4
-            } else {
-                bytes[pack::i8_index(row, column, k)] as i8
-            };
+    let code = |row: usize, column: usize| {
+        if int4 {
+            let at = pack::i4_index(row, column, k);
+            let shift = if at.is_multiple_of(2) { 4 } else { 0 };
+            ((bytes[at / 2] << shift) as i8) >> 4
+        } else {
+            bytes[pack::i8_index(row, column, k)] as i8
         }
+    };
+    let n = columns.map_or(gemm.n, <[_]>::len);
+    let mut codes = vec![0i8; n * k];
+    for (at, line) in codes.chunks_exact_mut(k).enumerate() {
+        let Some(column) = columns.map_or(Some(at), |columns| columns[at]) else { continue };
+        line.iter_mut().enumerate().for_each(|(row, to)| *to = code(row, column));
     }
     if int4 { hopper::pack_int4(&codes, n, k) } else { hopper::pack_int8(&codes, n, k) }
 }

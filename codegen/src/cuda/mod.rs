@@ -2,21 +2,26 @@
 //! GPU, and what its assembler notes decides whether the instance is accepted.
 //!
 //! Reading order: [`nvrtc`] (the compiler), [`notes`] (what its assembler says), [`cache`]; then
-//! [`generate`], which makes a target image of a plan: `text` (one kernel), `expr` (scalar
-//! expressions), and the families `elementwise`, `rows`, `attention`, `products`, `gemm`.
+//! [`generate`], which makes a target image of a plan: `halves` and `fuse` (what is
+//! kept as bf16, which steps are one launch; `pair`), `text` (one kernel), `expr` (scalar expressions), and the families `elementwise`, `rows`, `attention`, `products`, `gemm`
+//! with `epilogue` and `writer`.
 
 mod attention;
 pub mod cache;
 mod elementwise;
 mod epilogue;
 mod expr;
+mod fuse;
 mod gemm;
 mod generate;
+mod halves;
 pub mod notes;
 pub mod nvrtc;
+mod pair;
 mod products;
 mod rows;
 mod text;
+mod writer;
 
 pub use cache::{Cache, Compiler};
 pub use generate::{generate, sources};

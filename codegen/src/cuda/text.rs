@@ -41,7 +41,11 @@ pub struct Text {
 impl Text {
     /// For a step's kernel; its arguments come first, then its results.
     pub fn new(step: &Step) -> Text {
-        let args = step.args.len() + step.results.len();
+        Text::with_arguments(step.args.len() + step.results.len())
+    }
+
+    /// For a launch of so many arguments and results.
+    pub fn with_arguments(args: usize) -> Text {
         Text { sizes: Sizes::default(), run_time: false, args, lines: String::new() }
     }
 
@@ -57,6 +61,11 @@ impl Text {
     /// A size as an i64 in the kernel.
     pub fn size(&mut self, dim: &Dim) -> String {
         show(if self.run_time { self.sizes.dim(dim) } else { self.sizes.one(dim) })
+    }
+
+    /// The same, never compiled in, so that steps which differ in it share the kernel.
+    pub fn run_time_size(&mut self, dim: &Dim) -> String {
+        show(self.sizes.dim(dim))
     }
 
     /// Declares `name` as argument `index`, of elements of `elem` in memory, at element 0 of the view.
