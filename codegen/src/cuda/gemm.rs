@@ -3,26 +3,16 @@
 
 use fqc_ir::data::Const;
 use fqc_ir::dim::Dim;
-use fqc_ir::plan::{Gemm, GemmInput, Step};
+use fqc_ir::plan::{Gemm, GemmInput, GemmOutput, Precision, Step};
 use fqc_ir::types::Elem;
+use fqc_kernels::cuda::choose::{self, Tile};
 use fqc_kernels::cuda::gemm::{Activation, GemmConfig, Output, THREADS, Weights};
 use fqc_kernels::cuda::pack as hopper;
 use fqc_kernels::pack;
 
-use super::epilogue::epilogue;
+use super::epilogue::{Epilogue, epilogue};
 use super::text::{Text, divides};
 use super::writer::{self, Pairing};
-
-/// Rows up to which each tile is taken, rows that are typical of it, and the tile's rows.
-const TILES: [(i64, usize, u32); 4] =
-    [(16, 16, 16), (256, 128, 32), (1024, 512, 64), (i32::MAX as i64, 4096, 128)];
-
-/// Blocks that a GPU runs at a time, of those that have this kernel. K is split over blocks as long
-/// as they are fewer; a guess that decides nothing but speed.
-const PROCESSORS: usize = 132;
-
-/// Channels of a tile.
-const CHANNELS: usize = 128;
 
 /// Stages at most; more than K has blocks would stay empty.
 const STAGES: u32 = 8;
@@ -53,6 +43,22 @@ pub fn fits(step: &Step, gemm: &Gemm) -> bool {
         && gemm.k <= pack::I4_K_MAX
 }
 
+/// Whether a layer that stays float could multiply halves: products in bf16, rows of whole 16-byte
+/// pieces.
+pub fn in_halves(step: &Step, gemm: &Gemm) -> bool {
+    let x = &step.args[0];
+    gemm.input == GemmInput::F32
+        && gemm.precision == Precision::Bf16
+        && gemm.output == GemmOutput::F32
+        && divides(8, &x.strides[0])
+        && divides(8, &x.offset)
+}
+
+/// Bytes of an element of the operands.
+fn operand_bytes(gemm: &Gemm) -> usize {
+    if gemm.input == GemmInput::F32 { 2 } else { 1 }
+}
+
 /// A gemm that fits, as it stores elements of `stored`. With a `pairing` its columns are pairs that
 /// become one code each, the step's last arguments are the tables of these codes, and `gemm` has the
 /// columns that there then are.
@@ -81,9 +87,20 @@ pub fn gemm(
     // The distance between rows of codes comes first; the launch needs it, the kernel does not.
     let (body, sizes) = t.with_sizes(args + 1);
     let words = args + 1 + sizes.len() + 2;
-    let mut dims = vec![x.strides[0].clone()];
+    let mut dims = vec![x.strides[0].clone() * Dim::from(operand_bytes(gemm))];
     dims.extend(sizes);
-    let writer = format!(
+    let writer = printed(gemm, &e, words, "GemmArguments", &body);
+    let instances = tiles(gemm)
+        .into_iter()
+        .map(|(max_rows, tile)| instance(gemm, max_rows, tile, words, staged, &writer))
+        .collect::<Result<Vec<_>, _>>()?;
+    let ops = x.shape[0].clone() * Dim::from(2 * gemm.n * gemm.depth);
+    Ok(Call { instances, dims, rows: x.shape[0].clone(), ops })
+}
+
+/// The generated epilogue of a kernel with `arguments`.
+pub fn printed(gemm: &Gemm, e: &Epilogue, words: usize, arguments: &str, body: &str) -> String {
+    format!(
         "#include \"scalar.cuh\"
 
 namespace scalar {{
@@ -99,7 +116,7 @@ struct Epilogue {{
         Column of[2];
 {pair_members}    }};
 
-    __device__ __forceinline__ void load(const GemmArguments& args, Columns& columns, int first) const {{
+    __device__ __forceinline__ void load(const {arguments}& args, Columns& columns, int first) const {{
         if (first >= args.n) return;
 {pointers}
 #pragma unroll
@@ -110,7 +127,7 @@ struct Epilogue {{
 {pair_load}    }}
 
     template <int kTokens, int kShift>
-    __device__ __forceinline__ void write(const GemmArguments& args, const Columns& columns, const int* sums,
+    __device__ __forceinline__ void write(const {arguments}& args, const Columns& columns, const {sum}* sums,
                                           int token, int first, u32 scratch) const {{
 {body}    }}
 }};
@@ -122,30 +139,45 @@ struct Epilogue {{
         load = e.load,
         pair_members = e.pair_members,
         pair_load = e.pair_load,
-    );
-    let instances = TILES
-        .iter()
-        .map(|&tile| instance(gemm, tile, words, staged, &writer))
-        .collect::<Result<Vec<_>, _>>()?;
-    let ops = x.shape[0].clone() * Dim::from(2 * gemm.n * gemm.depth);
-    Ok(Call { instances, dims, rows: x.shape[0].clone(), ops })
+        sum = if gemm.input == GemmInput::F32 { "float" } else { "int" },
+    )
+}
+
+/// The tiles of a gemm, each with the rows up to which it is taken: the cheapest for each bucket.
+fn tiles(gemm: &Gemm) -> Vec<(i64, Tile)> {
+    let k_blocks = hopper::k_blocks(gemm.k * operand_bytes(gemm));
+    let block = hopper::block_bytes(gemm.weight == Elem::I4);
+    let mut tiles: Vec<(i64, Tile)> = Vec::new();
+    for rows in choose::BUCKETS {
+        let tile = choose::ranked(rows, gemm.n, k_blocks, block)[0];
+        match tiles.last_mut() {
+            Some((max_rows, same)) if *same == tile => *max_rows = rows as i64,
+            _ => tiles.push((rows as i64, tile)),
+        }
+    }
+    if let Some((max_rows, _)) = tiles.last_mut() {
+        *max_rows = i64::from(i32::MAX);
+    }
+    tiles
 }
 
 fn instance(
     gemm: &Gemm,
-    (max_rows, typical, tokens): (i64, usize, u32),
+    max_rows: i64,
+    Tile { tokens, split }: Tile,
     words: usize,
     staged: bool,
     writer: &str,
 ) -> Result<Instance, String> {
-    let k_blocks = hopper::k_blocks(gemm.k);
-    let int4 = gemm.weight == Elem::I4;
+    let k = gemm.k * operand_bytes(gemm);
+    let k_blocks = hopper::k_blocks(k);
     let most = u32::try_from(k_blocks).unwrap_or(u32::MAX);
-    let tiles = gemm.n.div_ceil(CHANNELS) * typical.div_ceil(tokens as usize);
-    let room = |split: &u32| *split <= most && tiles * *split as usize <= PROCESSORS;
-    let split = [4, 2].into_iter().find(room).unwrap_or(1);
     let config = GemmConfig {
-        weights: if int4 { Weights::Int4 } else { Weights::Int8 },
+        weights: match gemm.weight {
+            Elem::I4 => Weights::Int4,
+            Elem::I8 => Weights::Int8,
+            _ => Weights::Bf16,
+        },
         blocks: 1,
         tokens,
         stages: 2,
@@ -160,7 +192,7 @@ fn instance(
         activation: Activation::None,
         bias: false,
         residual: false,
-        unsigned: true,
+        unsigned: gemm.input != GemmInput::F32,
         digits: false,
     };
     let config = config.with_stages_up_to(STAGES.min(most.div_ceil(split).max(2)));
@@ -185,7 +217,7 @@ static_assert(sizeof(GemmArguments) == 384, \"the host knows the arguments\");
         ("threads", i64::from(THREADS)),
         ("shared", config.shared_bytes() as i64),
         ("n", gemm.n as i64),
-        ("k", gemm.k as i64),
+        ("k", k as i64),
         ("k_blocks", k_blocks as i64),
         ("tokens", i64::from(tokens)),
         ("channels", config.tile_channels() as i64),
@@ -201,6 +233,16 @@ static_assert(sizeof(GemmArguments) == 384, \"the host knows the arguments\");
 pub fn repack(constant: &Const, gemm: &Gemm, columns: Option<&[Option<usize>]>) -> Vec<u8> {
     let bytes = constant.bytes.as_slice();
     let k = gemm.k;
+    if gemm.input == GemmInput::F32 {
+        let half = |at: usize| {
+            let at = at * 4;
+            let word = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+            half::bf16::from_f32(f32::from_le_bytes(word)).to_bits()
+        };
+        let column = |n: usize| (0..k).map(move |row| half(pack::f32_index(row, n, k)));
+        let halves: Vec<u16> = (0..gemm.n).flat_map(column).collect();
+        return hopper::pack_halves(&halves, gemm.n, k);
+    }
     let int4 = gemm.weight == Elem::I4;
     let code = |row: usize, column: usize| {
         if int4 {

@@ -1,5 +1,6 @@
-//! Floats that are read by nothing but an attention with products in bf16 are kept as bf16: it would
-//! round them on their way in, so that the numbers stay the same and half the bytes move.
+//! Floats that are read by nothing but products in bf16, of attention or of a layer that stays float, are
+//! kept as bf16: they would be rounded on their way in, so that the numbers stay the same and half the
+//! bytes move.
 
 use fqc_ir::dim::Dim;
 use fqc_ir::expr::Expr;
@@ -9,23 +10,23 @@ use fqc_ir::plan::{
 };
 use fqc_ir::types::Elem;
 
-use super::attention;
+use super::{Arch, attention, gemm};
 
 /// Queries, keys and values of attention.
 const OPERANDS: usize = 3;
 
-/// Keeps what attention reads as bf16: where it is made if nothing else reads it, in a copy otherwise.
-pub fn narrow(plan: &mut Plan) {
+/// Keeps what such products read as bf16: where it is made if nothing else reads it, in a copy otherwise.
+pub fn narrow(plan: &mut Plan, arch: Arch) {
     let steps = std::mem::take(&mut plan.steps);
     let fits: Vec<bool> = (0..plan.buffers.len())
-        .map(|buffer| could_be_halves(plan, &steps, BufferId(buffer)))
+        .map(|buffer| could_be_halves(plan, &steps, BufferId(buffer), arch))
         .collect();
     let mut halves = vec![false; plan.buffers.len()];
-    for step in steps.iter().filter(|step| in_halves(step)) {
-        let operands = step.args[..OPERANDS].iter().map(|arg| arg.buffer.0);
-        let own: Vec<usize> = operands.filter(|&buffer| fits[buffer]).collect();
+    for step in &steps {
+        let operands = step.args[..operands(step, arch)].iter().map(|arg| arg.buffer.0);
+        let own: Vec<usize> = operands.clone().filter(|&buffer| fits[buffer]).collect();
         // Where most would be copied, attention rounds for itself.
-        if own.len() * 2 > OPERANDS {
+        if own.len() * 2 > operands.count() {
             own.into_iter().for_each(|buffer| halves[buffer] = true);
         }
     }
@@ -34,8 +35,10 @@ pub fn narrow(plan: &mut Plan) {
     }
     let mut made = Vec::with_capacity(steps.len());
     for mut step in steps {
-        if in_halves(&step) && step.args[..OPERANDS].iter().any(|arg| halves[arg.buffer.0]) {
-            for index in 0..OPERANDS {
+        let count = operands(&step, arch);
+        let gemm = matches!(step.kernel, Kernel::Gemm(_));
+        if gemm || step.args[..count].iter().any(|arg| halves[arg.buffer.0]) {
+            for index in 0..count {
                 if !halves[step.args[index].buffer.0] {
                     let copy = copy(plan, &step.name, &step.args[index]);
                     step.args[index] = copy.results[0].clone();
@@ -56,14 +59,21 @@ pub fn narrow(plan: &mut Plan) {
     plan.steps = made;
 }
 
-/// Whether a step is an attention on tensor cores that could read bf16.
-fn in_halves(step: &Step) -> bool {
-    matches!(step.kernel, Kernel::Attention { precision: Precision::Bf16, .. })
-        && attention::in_tiles(step, Elem::BF16)
+/// How many of a step's first arguments it could read as bf16.
+fn operands(step: &Step, arch: Arch) -> usize {
+    match &step.kernel {
+        Kernel::Attention { precision: Precision::Bf16, .. }
+            if attention::in_tiles(step, Elem::BF16) =>
+        {
+            OPERANDS
+        }
+        Kernel::Gemm(own) if arch == Arch::Sm90a && gemm::in_halves(step, own) => 1,
+        _ => 0,
+    }
 }
 
 /// Whether all that use a buffer could do so with bf16 in it.
-fn could_be_halves(plan: &Plan, steps: &[Step], buffer: BufferId) -> bool {
+fn could_be_halves(plan: &Plan, steps: &[Step], buffer: BufferId, arch: Arch) -> bool {
     let Buffer { elem, place, .. } = plan.buffer(buffer);
     let is = |view: &View| view.buffer == buffer;
     let mut read = false;
@@ -72,12 +82,13 @@ fn could_be_halves(plan: &Plan, steps: &[Step], buffer: BufferId) -> bool {
         let makes = match &step.kernel {
             Kernel::Pointwise(_) => true,
             Kernel::Gemm(Gemm { output, .. }) => *output == GemmOutput::F32,
+            Kernel::Norm { .. } => true,
             _ => false,
         };
         let reads = step.args.iter().any(is);
         read |= reads;
-        let only_operands = step.args.iter().skip(OPERANDS).all(|arg| !is(arg));
-        (!writes || makes) && (!reads || in_halves(step) && only_operands)
+        let only_operands = step.args.iter().skip(operands(step, arch)).all(|arg| !is(arg));
+        (!writes || makes) && (!reads || only_operands)
     });
     *elem == Elem::F32 && *place == Place::Arena && read && fit
 }

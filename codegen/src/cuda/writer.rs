@@ -2,7 +2,7 @@
 //! `kernels/cuda/gemm_sm90.cuh`.
 
 use fqc_ir::expr::Expr;
-use fqc_ir::plan::{Extra, Gemm, GemmOutput, RowQuantize, Step};
+use fqc_ir::plan::{Extra, Gemm, GemmInput, GemmOutput, RowQuantize, Step};
 use fqc_ir::quant::q_max;
 use fqc_ir::types::Elem;
 
@@ -43,6 +43,8 @@ pub fn direct(step: &Step, gemm: &Gemm, result: Elem, e: &Epilogue, t: &mut Text
     let out = &step.results[0];
     let even = gemm.n.is_multiple_of(2) && divides(2, &out.strides[0]) && divides(2, &out.offset);
     let ty = expr::register_type(result);
+    let floats = gemm.input == GemmInput::F32;
+    let (sum, shift) = if floats { ("float", "") } else { ("int", " >> kShift") };
     t.line("if (first >= args.n) return;");
     t.line(e.pointers.trim());
     t.line("const int q = threadIdx.x % 4, column = first;");
@@ -81,7 +83,7 @@ pub fn direct(step: &Step, gemm: &Gemm, result: Elem, e: &Epilogue, t: &mut Text
     for (c, lane) in ["x", "y"].into_iter().enumerate() {
         t.line("    {");
         t.line(format!("    const Column& t = columns.of[{c}];"));
-        t.line(format!("    const int acc = sums[i / 2 * 4 + {c} * 2 + i % 2] >> kShift;"));
+        t.line(format!("    const {sum} acc = sums[i / 2 * 4 + {c} * 2 + i % 2]{shift};"));
         for (name, _) in &e.rows {
             t.line(format!("    const float {name} = {name}_of[i - begin].{lane};"));
         }
@@ -190,7 +192,8 @@ pub fn through_shared(
 
 /// Whether the operands that differ from row to row can be read in pairs of neighbours.
 fn pairs(step: &Step, gemm: &Gemm) -> bool {
-    let extras = step.args[4..].iter().zip(&gemm.extras);
+    let first = if gemm.input == GemmInput::F32 { 2 } else { 4 };
+    let extras = step.args[first..].iter().zip(&gemm.extras);
     extras
         .filter(|(_, extra)| **extra == Extra::PerElement)
         .all(|(view, _)| divides(2, &view.strides[0]) && divides(2, &view.offset))
