@@ -56,6 +56,17 @@ impl Draft {
         self.0.steps.push(Step { name, kernel, args, results: vec![result.clone()] });
     }
 
+    /// A gemm of codes without anything after it.
+    fn plain_gemm(&mut self, x: &View, n: usize) -> View {
+        let out = self.gemm(x, n, 8, GemmOutput::I32);
+        let step = self.0.steps.last_mut().expect("a gemm");
+        if let Kernel::Gemm(gemm) = &mut step.kernel {
+            gemm.output = GemmOutput::F32;
+        }
+        self.0.buffers[out.buffer.0].elem = Elem::F32;
+        out
+    }
+
     /// A gemm of codes, `[m, k]` by a weight of `bits`.
     fn gemm(&mut self, x: &View, n: usize, bits: u8, output: GemmOutput) -> View {
         let k = x.shape[1].as_const().expect("a constant depth") as usize;
@@ -76,11 +87,13 @@ impl Draft {
         let padded = groups * pack::GROUP;
         let mut args = vec![x.clone(), self.table(weight), self.floats(padded), self.table(start)];
         args.push(self.floats(padded));
-        let residual = self.arena(Elem::F32, &[m.clone(), Dim::from(n)]);
-        let zero = self.floats(1);
-        let splat = View { shape: residual.shape.clone(), strides: vec![Dim::zero(); 2], ..zero };
-        self.step(Kernel::Pointwise(Expr::arg(0)), vec![splat], &residual);
-        args.push(residual);
+        if output != GemmOutput::I32 {
+            let residual = self.arena(Elem::F32, &[m.clone(), Dim::from(n)]);
+            let (shape, strides) = (residual.shape.clone(), vec![Dim::zero(); 2]);
+            let splat = View { shape, strides, ..self.floats(1) };
+            self.step(Kernel::Pointwise(Expr::arg(0)), vec![splat], &residual);
+            args.push(residual);
+        }
         let out = match output {
             GemmOutput::Codes { .. } => {
                 args.extend([self.floats(padded), self.floats(padded)]);
@@ -102,7 +115,9 @@ impl Draft {
             _ => Expr::binary(BinaryOp::Add, Expr::unary(UnaryOp::Gelu, sum), Expr::arg(2)),
         };
         let input = GemmInput::Codes { signed: true };
-        let gemm = Gemm { n, k, depth: k, input, weight: elem, epilogue, extras, output };
+        let precision = Precision::F32;
+        let gemm =
+            Gemm { n, k, depth: k, input, weight: elem, epilogue, extras, output, precision };
         self.step(Kernel::Gemm(gemm), args, &out);
         out
     }
@@ -155,6 +170,7 @@ fn plan() -> Plan {
         epilogue: Expr::arg(0),
         extras: vec![],
         output: GemmOutput::F32,
+        precision: Precision::F32,
     };
     d.step(Kernel::Gemm(gemm), vec![qkv.clone(), w], &product);
     // Attention with a mask, and causal in bf16.
@@ -229,6 +245,101 @@ fn plan() -> Plan {
     d.0
 }
 
+/// A layer of a decoder over codes: rotated queries and keys, attention that is quantised, a gated
+/// product that is quantised, a head that stays float.
+fn layer() -> Plan {
+    let (b, s) = (Dim::sym("batch"), Dim::sym("seq"));
+    let mut d = Draft::default();
+    let x = d.input("x", Elem::F32, &[b.clone(), s.clone(), Dim::from(192i64)]);
+    let codes =
+        |d: &mut Draft, kernel: &dyn Fn(RowQuantize) -> Kernel, mut args: Vec<View>, base| {
+            let quantize = RowQuantize { signed: true, bits: 8, base, tail: 2, padded: base + 64 };
+            let source: Vec<u8> = [3i32, 1].iter().flat_map(|v| v.to_le_bytes()).collect();
+            let source = Const::new(Elem::I32, vec![2], source).expect("two numbers");
+            args.extend([d.floats(base), d.table(source), d.floats(2)]);
+            let out = d.arena(Elem::U8, &[b.clone(), s.clone(), Dim::from(base + 64)]);
+            d.step(kernel(quantize), args, &out);
+            let shape = vec![b.clone() * s.clone(), Dim::from(base + 64)];
+            View { strides: vec![shape[1].clone(), Dim::one()], shape, ..out }
+        };
+    let gamma = d.floats(192);
+    let kind = NormKind::Rms;
+    let norm =
+        |quantize| Kernel::Norm { kind, epsilon: 1e-5, float: false, quantize: Some(quantize) };
+    let rows = codes(&mut d, &norm, vec![x, gamma.clone()], 192);
+    let qkv = d.plain_gemm(&rows, 192);
+    let part = |start: i64, width: i64| View {
+        offset: Dim::from(start),
+        shape: vec![b.clone(), Dim::from(2i64), s.clone(), Dim::from(width)],
+        strides: vec![
+            s.clone() * Dim::from(192i64),
+            Dim::from(32i64),
+            Dim::from(192i64),
+            Dim::one(),
+        ],
+        ..qkv.clone()
+    };
+    let mut turned = Vec::new();
+    for start in [0i64, 64] {
+        let whole = [b.clone(), Dim::from(2i64), s.clone(), Dim::from(32i64)];
+        let result = d.arena(Elem::F32, &whole);
+        for half in [0i64, 16] {
+            let mut to = View { offset: Dim::from(half), ..result.clone() };
+            to.shape[3] = Dim::from(16i64);
+            let args = vec![part(start + half, 16), part(start + 16 - half, 16)];
+            let turn = Expr::binary(BinaryOp::Sub, Expr::arg(0), Expr::arg(1));
+            d.step(Kernel::Pointwise(turn), args, &to);
+        }
+        turned.push(result);
+    }
+    let heads = [b.clone(), s.clone(), Dim::from(2i64), Dim::from(32i64)];
+    let merged = d.arena(Elem::F32, &heads);
+    let attended = View {
+        shape: [0, 2, 1, 3].map(|i: usize| heads[i].clone()).into(),
+        strides: [0, 2, 1, 3].map(|i: usize| merged.strides[i].clone()).into(),
+        ..merged.clone()
+    };
+    let precision = Precision::Bf16;
+    let attention = Kernel::Attention { scale: 0.125, causal: true, mask: false, precision };
+    d.step(attention, vec![turned[0].clone(), turned[1].clone(), part(128, 32)], &attended);
+    let shape = vec![b.clone(), s.clone(), Dim::from(64i64)];
+    let strides = vec![s.clone() * Dim::from(64i64), Dim::from(64i64), Dim::one()];
+    let quantised = |quantize| Kernel::Quantize { expr: Expr::arg(0), quantize };
+    let rows = codes(&mut d, &quantised, vec![View { shape, strides, ..merged }], 64);
+    let both = d.plain_gemm(&rows, 256);
+    let wide = |start: i64| View {
+        offset: Dim::from(start),
+        shape: vec![b.clone(), s.clone(), Dim::from(128i64)],
+        strides: vec![s.clone() * Dim::from(256i64), Dim::from(256i64), Dim::one()],
+        ..both.clone()
+    };
+    let gate = Expr::unary(UnaryOp::Silu, Expr::arg(0));
+    let gate = Expr::binary(BinaryOp::Mul, gate, Expr::arg(1));
+    let gated = |quantize| Kernel::Quantize { expr: gate.clone(), quantize };
+    let rows = codes(&mut d, &gated, vec![wide(0), wide(128)], 128);
+    let down = d.plain_gemm(&rows, 192);
+    let normal = d.arena(Elem::F32, &down.shape.clone());
+    let norm = Kernel::Norm { kind, epsilon: 1e-5, float: true, quantize: None };
+    d.step(norm, vec![down, gamma], &normal);
+    let w = d.table(Const::f32(vec![4, 192, 16], &[0.5; 4 * 192 * 16]));
+    let out = d.buffer(Elem::F32, &[normal.shape[0].clone(), Dim::from(64i64)], Place::Output(0));
+    let gemm = Gemm {
+        n: 64,
+        k: 192,
+        depth: 192,
+        input: GemmInput::F32,
+        weight: Elem::F32,
+        epilogue: Expr::arg(0),
+        extras: vec![],
+        output: GemmOutput::F32,
+        precision,
+    };
+    d.step(Kernel::Gemm(gemm), vec![normal, w], &out);
+    let port = d.port(&out, "out");
+    d.0.outputs.push(port);
+    d.0
+}
+
 fn compiler() -> Compiler {
     Compiler::Direct(Nvrtc::load().unwrap_or_else(|error| panic!("{error}")))
 }
@@ -241,15 +352,16 @@ fn every_family_compiles_into_a_sound_file() {
         .into();
     for image in &images {
         fqbin::verify(&image.program, image.weights.len() as u64).expect("a sound program");
-        assert_eq!(image.program.steps.len(), plan.steps.len());
+        assert!(image.program.steps.len() <= plan.steps.len());
         assert_eq!(image.code[0].entries.len(), image.program.kernels.len());
     }
     // Hopper's gemms come in kernels for few and for many rows, in order.
     let kernels = &images[0].program.kernels;
     let rows = |k: &fqbin::Kernel| k.attrs.iter().find(|(n, _)| n == "max_rows").map(|(_, v)| *v);
     let gemm = kernels.iter().position(|k| rows(k).is_some()).expect("a gemm of Hopper's");
-    let limits: Vec<_> = kernels[gemm..].iter().map_while(rows).take(4).collect();
-    assert!(limits.is_sorted() && limits[3] == i64::from(i32::MAX), "{limits:?}");
+    let limits: Vec<_> = kernels[gemm..].iter().map_while(rows).collect();
+    let last = limits.iter().position(|&rows| rows == i64::from(i32::MAX)).expect("a last kernel");
+    assert!(limits[..=last].is_sorted(), "{limits:?}");
     assert!(images[1].program.kernels.iter().all(|k| rows(k).is_none()));
     let names: Vec<_> = images.iter().map(|i| i.target.clone()).collect();
     let image = fqbin::Image { producer: "test".into(), manifest: b"{}".into(), targets: images };
@@ -261,9 +373,39 @@ fn every_family_compiles_into_a_sound_file() {
 }
 
 #[test]
+fn steps_that_belong_together_are_one_launch() {
+    let plan = layer();
+    fqc_ir::plan::verify(&plan).unwrap_or_else(|faults| panic!("{faults:?}"));
+    let families = |arch| -> Vec<String> {
+        let image = generate(&plan, arch, &compiler()).unwrap_or_else(|error| panic!("{error}"));
+        fqbin::verify(&image.program, image.weights.len() as u64).expect("a sound program");
+        image.program.steps.iter().map(|s| s.family.clone()).collect()
+    };
+    // Four rotations and a copy of the values; attention with its codes; the gated product.
+    let before = ["rms_norm", "gemm_i8", "pointwise", "attention"];
+    let after = ["gemm_i8", "rms_norm", "gemm_f32"];
+    let want = |gated: &[&'static str]| [&before[..], gated, &after[..]].concat();
+    assert_eq!(families(Arch::Sm90a), want(&["gemm_i8"]));
+    assert_eq!(families(Arch::Sm80), want(&["gemm_i8", "quantize"]));
+}
+
+#[test]
 fn the_same_plan_gives_the_same_image() {
     let make = || generate(&plan(), Arch::Sm86, &compiler()).expect("an image");
     assert!(make() == make());
+}
+
+#[test]
+fn the_last_resort_is_ptx() {
+    let image = generate(&plan(), Arch::Ptx, &compiler()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(image.target, "cuda:compute_80");
+    let code = &image.code[0];
+    // The driver reads text up to a zero.
+    for &entry in &code.entries {
+        let text = code.bytes[entry as usize..].split(|&b| b == 0).next().expect("a text");
+        assert!(text.windows(13).any(|w| w == b".target sm_80"), "at {entry}");
+    }
+    assert_eq!(code.bytes.last(), Some(&0));
 }
 
 #[test]

@@ -1,26 +1,14 @@
-// Attention on floats in memory with products in bf16 (mma.sync, sm_80 and later); sums and softmax
-// are f32. A block of four warps has 64 queries of one head, a warp sixteen of them; keys and values
-// pass through shared memory in tiles of 64, the values transposed.
+// Attention with products in bf16 (mma.sync, sm_80 and later); sums and softmax are f32. Queries, keys
+// and values lie in memory as bf16 or as floats, which are rounded on their way in. A block of four
+// warps has 64 queries of one head, a warp sixteen of them; tiles of 64 keys and values pass through
+// shared memory, the next while one is multiplied where there is room for two. The result is floats,
+// or codes that are quantised and flattened.
 #pragma once
 
+#include "mma.cuh"
 #include "scalar.cuh"
 
 namespace scalar {
-
-__device__ __forceinline__ u32 pack_bf16(float low, float high) {
-    u32 word;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-    return word;
-}
-
-// 16 rows of A by 8 columns of B, 16 deep. Of A a thread has rows lane / 4 and that + 8, columns
-// 2 (lane % 4) and that + 8, two each; of B column lane / 4 and those rows.
-__device__ __forceinline__ void multiply_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 __device__ __forceinline__ float power_of_two(float x) {
     float y;
@@ -28,76 +16,182 @@ __device__ __forceinline__ float power_of_two(float x) {
     return y;
 }
 
+// Two neighbours as a word.
+__device__ __forceinline__ u32 pair_of(const float* at) {
+    const float2 pair = *reinterpret_cast<const float2*>(at);
+    return pack_bf16(pair.x, pair.y);
+}
+__device__ __forceinline__ u32 pair_of(const u16* at) { return *reinterpret_cast<const u32*>(at); }
+
+// Eight neighbours to shared memory, zeros unless `valid`; complete after copy_wait and a barrier.
+__device__ __forceinline__ void copy_eight(u32 shared, const float* at, bool valid) {
+    float4 low = {}, high = {};
+    if (valid) {
+        low = reinterpret_cast<const float4*>(at)[0];
+        high = reinterpret_cast<const float4*>(at)[1];
+    }
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(pack_bf16(low.x, low.y)),
+                 "r"(pack_bf16(low.z, low.w)), "r"(pack_bf16(high.x, high.y)), "r"(pack_bf16(high.z, high.w))
+                 : "memory");
+}
+__device__ __forceinline__ void copy_eight(u32 shared, const u16* at, bool valid) { copy_16(shared, at, valid); }
+
 // One head of one batch: first elements and the distances of rows.
+template <class T>
 struct Head {
-    const float* q;
-    const float* k;
-    const float* v;
+    const T* q;
+    const T* k;
+    const T* v;
     float* y;
     const float* mask;
     i64 q_row, k_row, v_row, y_row, mask_row, mask_key;
     int queries, keys;
 };
 
-// The queries from `first` on. Rows of q, k and v are aligned to 16 bytes, those of y to 8.
-template <int kDepth, int kWidth, bool kCausal, bool kMask>
-__device__ __forceinline__ void attention_bf16(const Head& head, int first, float scale) {
-    constexpr int kKeys = 64, kThreads = 128;
+// Where codes of a head go: rows of `padded` bytes, of which the first `base` are those of all heads'
+// channels. Digits of the tail are of the channel that `source` names.
+struct Codes {
+    u8* out;
+    const float* inverse;
+    const int* source;
+    const float* below;
+    int first;  // channel of this head
+    int base, tail, padded;
+    float top;
+};
+
+// Shared memory of a block. The pitches keep rows that are read together in different banks.
+template <int kDepth, int kWidth>
+struct AttentionTiles {
+    static constexpr int kKeys = 64;
+    static constexpr int kKeyPitch = kDepth * 2 + 16, kValuePitch = kWidth * 2 + 16;
+    static constexpr int kStage = kKeys * (kKeyPitch + kValuePitch);
+    static constexpr int kStages = 2 * kStage <= 48 * 1024 ? 2 : 1;
+    static constexpr int kFloatPitch = kWidth + 4;  // of a row of results before it is quantised
+    static constexpr int kResult = 64 * kFloatPitch * 4;
+    static constexpr int kBytes = kStages * kStage > kResult ? kStages * kStage : kResult;
+};
+
+// A warp's sixteen rows of results, in shared memory, as codes.
+template <bool kSigned, int kWidth>
+__device__ __forceinline__ void write_codes(const Codes& codes, const float* rows, int first, int queries) {
+    constexpr int kPitch = AttentionTiles<16, kWidth>::kFloatPitch;
+    const int lane = threadIdx.x % 32, count = min(16, queries - first);
+    for (int i = lane; i < count * (kWidth / 4); i += 32) {
+        const int row = i / (kWidth / 4), c = i % (kWidth / 4) * 4;
+        const float4 x = *reinterpret_cast<const float4*>(rows + row * kPitch + c);
+        const float4 inverse = *reinterpret_cast<const float4*>(codes.inverse + codes.first + c);
+        const u32 a = digit<kSigned>(mul(x.x, inverse.x), 0.0f, codes.top);
+        const u32 b = digit<kSigned>(mul(x.y, inverse.y), 0.0f, codes.top);
+        const u32 d = digit<kSigned>(mul(x.z, inverse.z), 0.0f, codes.top);
+        const u32 e = digit<kSigned>(mul(x.w, inverse.w), 0.0f, codes.top);
+        u8* const to = codes.out + static_cast<i64>(first + row) * codes.padded + codes.first + c;
+        *reinterpret_cast<u32*>(to) = a | b << 8 | d << 16 | e << 24;
+    }
+    for (int t = lane; t < codes.tail; t += 32) {
+        const int c = codes.source[t] - codes.first;
+        if (c < 0 || c >= kWidth) continue;
+        const float inverse = codes.inverse[codes.first + c], below = codes.below[t];
+        u8* const to = codes.out + static_cast<i64>(first) * codes.padded + codes.base + t;
+        for (int row = 0; row < count; ++row) {
+            to[static_cast<i64>(row) * codes.padded] =
+                digit<kSigned>(mul(rows[row * kPitch + c], inverse), below, codes.top);
+        }
+    }
+    if (codes.first != 0) return;
+    const int rest = codes.padded - codes.base - codes.tail;
+    for (int i = lane; i < count * rest; i += 32) {
+        const i64 at = static_cast<i64>(first + i / rest) * codes.padded + codes.base + codes.tail + i % rest;
+        codes.out[at] = kSigned ? 128 : 0;
+    }
+}
+
+// What becomes of the result.
+enum class Result { kFloats, kUnsigned, kSigned };
+
+// What is added to the scores: nothing, the same for all queries of a head, or something for each.
+enum class Mask { kNone, kByKey, kFull };
+
+// The queries from `first` on. Rows of k and v are aligned to 16 bytes, those of q and y to 8.
+template <int kDepth, int kWidth, bool kCausal, Mask kMask, Result kResult, class T>
+__device__ __forceinline__ void attention_bf16(const Head<T>& head, const Codes& codes, int first, float scale) {
+    using Tiles = AttentionTiles<kDepth, kWidth>;
+    constexpr int kKeys = Tiles::kKeys, kThreads = 128, kStages = Tiles::kStages;
     constexpr float kLog2E = 1.44269504f, kHidden = -1e30f;
-    // The pitches keep the reads below free of bank conflicts, or nearly so.
-    __shared__ alignas(16) u32 keys[kKeys][kDepth / 2 + 4];
-    __shared__ u32 values[kWidth][kKeys / 2 + 2];
+    __shared__ alignas(16) u8 memory[Tiles::kBytes];
+    const u32 shared = shared_address(memory);
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int row = first + static_cast<int>(threadIdx.x) / 32 * 16 + g, rows[2] = {row, row + 8};
+    const int warp_first = first + static_cast<int>(threadIdx.x) / 32 * 16, rows[2] = {warp_first + g, warp_first + g + 8};
     const float infinity = __int_as_float(0x7f800000);
+    // Query i sees keys up to i + keys - queries.
+    const int shift = head.keys - head.queries;
+    int visible = head.keys;
+    if (kCausal) visible = min(visible, first + 64 + shift);
+    const int tiles = (visible + kKeys - 1) / kKeys;
+    auto fetch = [&](int tile) {
+        if (tile < tiles) {
+            const u32 keys = shared + tile % kStages * Tiles::kStage, values = keys + kKeys * Tiles::kKeyPitch;
+            const int start = tile * kKeys;
+#pragma unroll
+            for (int i = threadIdx.x; i < kKeys * kDepth / 8; i += kThreads) {
+                const int row = i / (kDepth / 8), c = i % (kDepth / 8);
+                const bool valid = start + row < head.keys;
+                copy_eight(keys + row * Tiles::kKeyPitch + c * 16,
+                           head.k + (valid ? (start + row) * head.k_row : 0) + c * 8, valid);
+            }
+#pragma unroll
+            for (int i = threadIdx.x; i < kKeys * kWidth / 8; i += kThreads) {
+                const int row = i / (kWidth / 8), c = i % (kWidth / 8);
+                const bool valid = start + row < head.keys;
+                copy_eight(values + row * Tiles::kValuePitch + c * 16,
+                           head.v + (valid ? (start + row) * head.v_row : 0) + c * 8, valid);
+            }
+        }
+        // Groups are counted, so an empty one stands for a tile that is not there.
+        copy_commit();
+    };
+    fetch(0);
     u32 q[kDepth / 16][4];
 #pragma unroll
     for (int c = 0; c < kDepth / 16; ++c) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int row = rows[i % 2];
-            q[c][i] = 0;
-            if (row < head.queries) {
-                const float* const at = head.q + row * head.q_row + c * 16 + i / 2 * 8 + t * 2;
-                const float2 pair = *reinterpret_cast<const float2*>(at);
-                q[c][i] = pack_bf16(pair.x, pair.y);
-            }
+            q[c][i] = row < head.queries ? pair_of(head.q + row * head.q_row + c * 16 + i / 2 * 8 + t * 2) : 0;
         }
     }
-    // Query i sees keys up to i + keys - queries.
-    const int shift = head.keys - head.queries;
-    int visible = head.keys;
-    if (kCausal) visible = min(visible, first + 64 + shift);
     const float factor = scale * kLog2E;
     float sums[kWidth / 8][4] = {};
     float largest[2] = {-infinity, -infinity}, total[2] = {};
-    for (int start = 0; start < visible; start += kKeys) {
-        __syncthreads();
+    for (int tile = 0; tile < tiles; ++tile) {
+        const int start = tile * kKeys;
+        if (kStages > 1) fetch(tile + 1);
+        // On its way while the scores are made.
+        float added[kKeys / 8][2] = {};
+        if constexpr (kMask == Mask::kByKey) {
 #pragma unroll
-        for (int i = threadIdx.x; i < kKeys * kDepth / 4; i += kThreads) {
-            const int row = i / (kDepth / 4), c = i % (kDepth / 4);
-            float4 x = {};
-            if (start + row < head.keys) {
-                x = *reinterpret_cast<const float4*>(head.k + (start + row) * head.k_row + c * 4);
+            for (int i = 0; i < kKeys / 4; ++i) {
+                const int key = start + i / 2 * 8 + t * 2 + i % 2;
+                if (key < head.keys) added[i / 2][i % 2] = head.mask[key * head.mask_key];
             }
-            *reinterpret_cast<uint2*>(&keys[row][c * 2]) = {pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)};
         }
-#pragma unroll
-        for (int i = threadIdx.x; i < kKeys / 2 * kWidth; i += kThreads) {
-            const int pair = i / kWidth, c = i % kWidth, row = start + pair * 2;
-            const float low = row < head.keys ? head.v[row * head.v_row + c] : 0.0f;
-            const float high = row + 1 < head.keys ? head.v[(row + 1) * head.v_row + c] : 0.0f;
-            values[c][pair] = pack_bf16(low, high);
-        }
+        copy_wait<kStages - 1>();
         __syncthreads();
+        const u32 keys = shared + tile % kStages * Tiles::kStage, values = keys + kKeys * Tiles::kKeyPitch;
         float scores[kKeys / 8][4] = {};
 #pragma unroll
-        for (int n = 0; n < kKeys / 8; ++n) {
+        for (int n = 0; n < kKeys / 16; ++n) {
 #pragma unroll
             for (int c = 0; c < kDepth / 16; ++c) {
-                multiply_bf16(scores[n], q[c], keys[n * 8 + g][c * 8 + t], keys[n * 8 + g][c * 8 + 4 + t]);
+                u32 k[4];
+                const int row = n * 16 + lane / 16 * 8 + lane % 8;
+                load_matrices(k, keys + row * Tiles::kKeyPitch + c * 32 + lane / 8 % 2 * 16);
+                multiply_halves<true>(scores[n * 2], q[c], k[0], k[1]);
+                multiply_halves<true>(scores[n * 2 + 1], q[c], k[2], k[3]);
             }
         }
+        // Only the last tiles hold keys that a row of this warp must not see.
+        const bool edge = start + kKeys > head.keys || kCausal && start + kKeys > warp_first + shift + 1;
         float best[2] = {largest[0], largest[1]};
 #pragma unroll
         for (int n = 0; n < kKeys / 8; ++n) {
@@ -106,11 +200,11 @@ __device__ __forceinline__ void attention_bf16(const Head& head, int first, floa
                 const int key = start + n * 8 + t * 2 + i % 2, row = rows[i / 2];
                 float& score = scores[n][i];
                 score *= factor;
-                if (kMask && key < head.keys && row < head.queries) {
-                    const float added = head.mask[row * head.mask_row + key * head.mask_key];
-                    score = fmaxf(fmaf(added, kLog2E, score), kHidden);
+                if (kMask == Mask::kFull && key < head.keys && row < head.queries) {
+                    added[n][i % 2] = head.mask[row * head.mask_row + key * head.mask_key];
                 }
-                if (key >= head.keys || kCausal && key > row + shift) score = -infinity;
+                if (kMask != Mask::kNone) score = fmaxf(fmaf(added[n][i % 2], kLog2E, score), kHidden);
+                if (edge && (key >= head.keys || kCausal && key > row + shift)) score = -infinity;
                 best[i / 2] = fmaxf(best[i / 2], score);
             }
         }
@@ -145,22 +239,37 @@ __device__ __forceinline__ void attention_bf16(const Head& head, int first, floa
             const u32 weights[4] = {pack_bf16(a[0], a[1]), pack_bf16(a[2], a[3]), pack_bf16(b[0], b[1]),
                                     pack_bf16(b[2], b[3])};
 #pragma unroll
-            for (int n = 0; n < kWidth / 8; ++n) {
-                multiply_bf16(sums[n], weights, values[n * 8 + g][c * 8 + t], values[n * 8 + g][c * 8 + 4 + t]);
+            for (int n = 0; n < kWidth / 16; ++n) {
+                u32 v[4];
+                const int row = c * 16 + lane % 16;
+                load_matrices_transposed(v, values + row * Tiles::kValuePitch + n * 32 + lane / 16 * 16);
+                multiply_halves<true>(sums[n * 2], weights, v[0], v[1]);
+                multiply_halves<true>(sums[n * 2 + 1], weights, v[2], v[3]);
             }
         }
+        // Everyone has read this tile.
+        __syncthreads();
+        if (kStages == 1) fetch(tile + 1);
     }
+    float* const own = reinterpret_cast<float*>(memory) + (threadIdx.x / 32 * 16 + g) * Tiles::kFloatPitch + t * 2;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         total[r] += __shfl_xor_sync(0xffffffffu, total[r], 1);
         total[r] += __shfl_xor_sync(0xffffffffu, total[r], 2);
-        if (rows[r] >= head.queries) continue;
         const float inverse = 1.0f / total[r];
+        if (kResult == Result::kFloats && rows[r] >= head.queries) continue;
 #pragma unroll
         for (int n = 0; n < kWidth / 8; ++n) {
             const float2 pair = {sums[n][r * 2] * inverse, sums[n][r * 2 + 1] * inverse};
-            *reinterpret_cast<float2*>(head.y + rows[r] * head.y_row + n * 8 + t * 2) = pair;
+            float* const to = kResult == Result::kFloats ? head.y + rows[r] * head.y_row + n * 8 + t * 2
+                                                          : own + r * 8 * Tiles::kFloatPitch + n * 8;
+            *reinterpret_cast<float2*>(to) = pair;
         }
+    }
+    if constexpr (kResult != Result::kFloats) {
+        __syncwarp();
+        const float* const all = reinterpret_cast<const float*>(memory) + threadIdx.x / 32 * 16 * Tiles::kFloatPitch;
+        write_codes<kResult == Result::kSigned, kWidth>(codes, all, warp_first, head.queries);
     }
 }
 

@@ -31,6 +31,13 @@ struct GemmSm80Arguments {
     int raster;             // token tiles that are walked together, for the sake of L2
 };
 
+// Stands for the epilogue that the configuration names. A generated one has kWrites set, and writes a
+// thread's sums of a pair of channels as on Hopper: `write<kTokens, kShift>(arguments, columns, sums,
+// token, channel, 0)`, where accumulator 4j + 2h + e is token 8j + 2q + e of channel 2r + h.
+struct ConfiguredEpilogueSm80 {
+    static constexpr bool kWrites = false;
+};
+
 // Config: kWeights, kUnsigned (activations), kChannels and kTokens (of a tile), kChannelWarps,
 // kTokenWarps, kStages, kOutput, kActivation, kBias, kResidual, kDigits.
 template <class Config>
@@ -168,6 +175,23 @@ struct GemmSm80 {
         }
     }
 
+    template <class Epilogue>
+    static __device__ __forceinline__ void write_all(const GemmSm80Arguments& args, const Accumulators& acc,
+                                                     int channel, int token, const Epilogue& epilogue) {
+        if constexpr (Epilogue::kWrites) {
+#pragma unroll
+            for (int i = 0; i < kRows; ++i) {
+                const int first = channel + i * 16 + threadIdx.x % 32 / 4 * 2;
+                typename Epilogue::Columns columns;
+                epilogue.load(args, columns, first);
+                epilogue.template write<kColumns * 8, kInRegisters ? 4 : 0>(args, columns, &acc[i][0][0], token,
+                                                                            first, 0);
+            }
+        } else {
+            write_all(args, acc, channel, token);
+        }
+    }
+
     // Accumulator 2h + e of (i, j) is token 8j + 2q + e of channel 16i + 2r + h.
     static __device__ __forceinline__ void write_all(const GemmSm80Arguments& args, const Accumulators& acc,
                                                      int channel, int token) {
@@ -197,6 +221,11 @@ struct GemmSm80 {
 
     // The kernel.
     static __device__ __forceinline__ void run(const GemmSm80Arguments& args) {
+        run(args, ConfiguredEpilogueSm80{});
+    }
+
+    template <class Epilogue>
+    static __device__ __forceinline__ void run(const GemmSm80Arguments& args, const Epilogue& epilogue) {
         extern __shared__ __align__(1024) u8 memory[];
         const u32 shared = shared_address(memory);
         const int warp = threadIdx.x / 32;
@@ -218,6 +247,6 @@ struct GemmSm80 {
             stage = stage + 1 == Config::kStages ? 0 : stage + 1;
             next = next + 1 == Config::kStages ? 0 : next + 1;
         }
-        write_all(args, acc, tile.channel + row, tile.token + token);
+        write_all(args, acc, tile.channel + row, tile.token + token, epilogue);
     }
 };

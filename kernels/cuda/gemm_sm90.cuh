@@ -22,8 +22,8 @@
 
 // Stands for the epilogue that the configuration names. A generated one has kWrites set, loads what it
 // knows of a thread's two channels of a block while K is summed, and writes the accumulators itself:
-// `write<kTokens, kShift>(arguments, columns, accumulators, token, channel)`; see
-// Writeback::write_direct.
+// `write<kTokens, kShift>(arguments, columns, accumulators, token, channel, scratch)`; see
+// Writeback::write_direct. What would be the consumer's chunks of a staged result is its `scratch`.
 struct ConfiguredEpilogue {
     static constexpr bool kWrites = false;
     struct Columns {};
@@ -44,25 +44,22 @@ struct Gemm {
     static __device__ __forceinline__ void produce(const GemmArguments& args, Shared shared) {
         const u32 rank = Config::kCluster > 1 ? cluster_rank() : 0;
         const typename L::Part part(args, Config::kSplit > 1 ? cluster_rank() : 0);
-        const int clusters = gridDim.x / L::kGroup;
-        const int last_block = (args.n + kBlockChannels - 1) / kBlockChannels - 1;
+        const int clusters = gridDim.x / L::kGroup, first = blockIdx.x / L::kGroup;
         const int tiles = Tile::count(args);
-        Ring ring;
+        // Weights are no kernel's result: those of the first stages come while the kernels before
+        // still run.
+        const int early = first < tiles ? min(Config::kStages, part.end - part.begin) : 0;
+        for (int i = 0; i < early; ++i) fetch_weights(args, shared, Tile(args, first, rank), part.begin + i, i);
         launch_wait();
-        for (int index = blockIdx.x / L::kGroup; index < tiles; index += clusters) {
+        Ring ring;
+        for (int index = first; index < tiles; index += clusters) {
             Tile tile(args, index, rank);
             for (int k = part.begin; k < part.end; ++k, ring.advance()) {
-                barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
-                const u32 full = shared.full(ring.stage);
-                barrier_expect(full, L::kFetched);
-#pragma unroll
-                for (int b = 0; b < L::kTileChannels / kBlockChannels; ++b) {
-                    // A block past the last channel is fetched from the last one and never stored.
-                    int block = min(tile.channel / kBlockChannels + b, last_block);
-                    size_t at = (static_cast<size_t>(block) * args.k_blocks + k) * L::kWeightBlock;
-                    copy_bulk(shared.weights(ring.stage) + b * L::kWeightBlock, args.weights + at,
-                              L::kWeightBlock, full);
+                if (index != first || k - part.begin >= early) {
+                    barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
+                    fetch_weights(args, shared, tile, k, ring.stage);
                 }
+                const u32 full = shared.full(ring.stage);
                 const u32 share = shared.tokens(ring.stage) + rank * L::kTokenShare * kBlockK;
                 const int token = tile.token + rank * L::kTokenShare;
                 if constexpr (Config::kCluster > 1) {
@@ -71,6 +68,21 @@ struct Gemm {
                     copy_box(share, &args.x, k * kBlockK, token, full);
                 }
             }
+        }
+    }
+
+    // The weights of a stage, and the announcement of all that it gets.
+    static __device__ __forceinline__ void fetch_weights(const GemmArguments& args, Shared shared,
+                                                         const Tile& tile, int k, int stage) {
+        const int last_block = (args.n + kBlockChannels - 1) / kBlockChannels - 1;
+        barrier_expect(shared.full(stage), L::kFetched);
+#pragma unroll
+        for (int b = 0; b < L::kTileChannels / kBlockChannels; ++b) {
+            // A block past the last channel is fetched from the last one and never stored.
+            const int block = min(tile.channel / kBlockChannels + b, last_block);
+            const size_t at = (static_cast<size_t>(block) * args.k_blocks + k) * L::kWeightBlock;
+            copy_bulk(shared.weights(stage) + b * L::kWeightBlock, args.weights + at, L::kWeightBlock,
+                      shared.full(stage));
         }
     }
 
@@ -94,7 +106,7 @@ struct Gemm {
             const int first = tile.channel + consumer * Config::kBlocks * kBlockChannels;
             typename W::Pair pairs[Config::kBlocks];
 #pragma unroll
-            for (int b = 0; b < Config::kBlocks; ++b) {
+            for (int b = 0; b < Config::kBlocks && !Epilogue::kWrites; ++b) {
                 pairs[b] = W::load_pair(args, first + b * kBlockChannels + own_channel);
             }
             typename Epilogue::Columns columns[Config::kBlocks];
@@ -118,7 +130,7 @@ struct Gemm {
                 }
                 M::take_over(acc, shared, consumer);
             }
-            if constexpr (L::kStaged) {
+            if constexpr (L::kStaged && !Epilogue::kWrites) {
                 constexpr int kChunks = Config::kTokens / L::kChunk;
 #pragma unroll
                 for (int i = 0; i < Config::kBlocks * kChunks; ++i, buffer ^= 1) {
@@ -146,14 +158,14 @@ struct Gemm {
                     if constexpr (Epilogue::kWrites) {
                         launch_wait();
                         epilogue.template write<Config::kTokens, Config::kInt4 ? 4 : 0>(
-                            args, columns[b], acc[b], tile.token, channel);
+                            args, columns[b], acc[b], tile.token, channel, shared.chunk(consumer, 0));
                     } else {
                         W::write_direct(args, acc[b], pairs[b], tile.token, channel);
                     }
                 }
             }
         }
-        if (L::kStaged && leader) store_wait_all();
+        if (L::kStaged && !Epilogue::kWrites && leader) store_wait_all();
     }
 
     // The kernel.
@@ -161,7 +173,6 @@ struct Gemm {
 
     template <class Epilogue>
     static __device__ __forceinline__ void run(const GemmArguments& args, const Epilogue& epilogue) {
-        static_assert(!Epilogue::kWrites || !L::kStaged, "a generated epilogue writes to memory itself");
         extern __shared__ __align__(1024) u8 memory[];
         Shared shared{shared_address(memory)};
         if (threadIdx.x == 0) {
@@ -177,7 +188,7 @@ struct Gemm {
             }
             barrier_init_fence();
             prefetch_map(&args.x);
-            if (L::kStaged) prefetch_map(&args.y);
+            if (L::kStaged && !Epilogue::kWrites) prefetch_map(&args.y);
         }
         if (L::kGroup > 1) cluster_sync(); else __syncthreads();
         launch_dependents();

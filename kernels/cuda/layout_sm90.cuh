@@ -30,7 +30,13 @@ struct GemmArguments {
     int raster;             // token tiles that are walked together, for the sake of L2
 };
 
-// Config: kInt4 (weights), kGrouped (an integer factor for each 64 codes of an INT4 channel), kBlocks
+// What a product sums up to.
+template <bool kHalves>
+struct SumOf { using Type = int; };
+template <>
+struct SumOf<true> { using Type = float; };
+
+// Config: kHalves (both operands are FQC_HALF, K counts their bytes), kInt4 (weights), kGrouped (an integer factor for each 64 codes of an INT4 channel), kBlocks
 // (packed blocks of a consumer), kTokens (of a tile), kStages, kCluster, kSplit, kOutput, kActivation,
 // kBias, kResidual, kDigits.
 template <class Config>
@@ -64,7 +70,8 @@ struct Layout {
     // The conversion to 16 bits, or the cut to codes, can do ReLU on its way.
     static constexpr bool kLateRelu = kStaged && !Config::kResidual && Config::kActivation == Activation::kRelu;
 
-    using Accumulators = int[Config::kBlocks][Config::kTokens / 2];
+    using Sum = typename SumOf<Config::kHalves>::Type;
+    using Accumulators = Sum[Config::kBlocks][Config::kTokens / 2];
 
     // Position in the ring: which stage, and the parity of its round.
     struct Ring {

@@ -3,6 +3,7 @@
 
 #include "layout_sm90.cuh"
 #include "wgmma.cuh"
+#include "wgmma_half.cuh"
 
 template <class Config>
 struct Mainloop {
@@ -11,7 +12,7 @@ struct Mainloop {
     using Ring = typename L::Ring;
     using Shared = typename L::Shared;
 
-    // Half a stage of INT8 weights: both operands from shared memory.
+    // Half a stage of INT8 weights, or of halves: both operands from shared memory.
     static __device__ __forceinline__ void multiply(Accumulators& acc, u32 weights, u32 tokens, int half,
                                                     int first) {
         // 32 codes further along K are 32 bytes further inside the swizzled row.
@@ -22,8 +23,13 @@ struct Mainloop {
         for (int step = 0; step < 2; ++step) {
 #pragma unroll
             for (int b = 0; b < Config::kBlocks; ++b) {
-                Wgmma<Config::kTokens>::shared(acc[b], w + b * (L::kWeightBlock / 16) + step * 2,
-                                               x + step * 2, half > 0 || step > 0 || !first);
+                const u64 rows = w + b * (L::kWeightBlock / 16) + step * 2;
+                const int more = half > 0 || step > 0 || !first;
+                if constexpr (Config::kHalves) {
+                    WgmmaHalf<Config::kTokens>::shared(acc[b], rows, x + step * 2, more);
+                } else {
+                    Wgmma<Config::kTokens>::shared(acc[b], rows, x + step * 2, more);
+                }
             }
         }
         wgmma_commit();
@@ -164,6 +170,13 @@ struct Mainloop {
         }
     }
 
+    static __device__ __forceinline__ int bits(int sum) { return sum; }
+    static __device__ __forceinline__ int bits(float sum) { return __float_as_int(sum); }
+    static __device__ __forceinline__ typename L::Sum sum_of(u32 bits) {
+        if constexpr (Config::kHalves) return __uint_as_float(bits);
+        else return static_cast<int>(bits);
+    }
+
     // Sends the accumulators to the first block of the cluster. A cluster has one tile, so the
     // place is free.
     static __device__ __forceinline__ void hand_over(const Accumulators& acc, Shared shared, int consumer,
@@ -174,7 +187,7 @@ struct Mainloop {
         for (int b = 0; b < Config::kBlocks; ++b) {
 #pragma unroll
             for (int i = 0; i < Config::kTokens / 2; i += 4) {
-                const int4 four = {acc[b][i], acc[b][i + 1], acc[b][i + 2], acc[b][i + 3]};
+                const int4 four = {bits(acc[b][i]), bits(acc[b][i + 1]), bits(acc[b][i + 2]), bits(acc[b][i + 3])};
                 store_remote_16(to + (b * (Config::kTokens / 2) + i) * 512, four, barrier);
             }
         }
@@ -190,10 +203,10 @@ struct Mainloop {
 #pragma unroll
                 for (int i = 0; i < Config::kTokens / 2; i += 4) {
                     const uint4 four = load_shared_16(from + (b * (Config::kTokens / 2) + i) * 512);
-                    acc[b][i] += four.x;
-                    acc[b][i + 1] += four.y;
-                    acc[b][i + 2] += four.z;
-                    acc[b][i + 3] += four.w;
+                    acc[b][i] += sum_of(four.x);
+                    acc[b][i + 1] += sum_of(four.y);
+                    acc[b][i + 2] += sum_of(four.z);
+                    acc[b][i + 3] += sum_of(four.w);
                 }
             }
         }

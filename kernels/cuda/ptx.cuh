@@ -245,6 +245,10 @@ __device__ __forceinline__ uint4 load_shared_16(u32 shared) {
     return value;
 }
 
+__device__ __forceinline__ void store_shared_1(u32 shared, u32 value) {
+    asm volatile("st.shared.u8 [%0], %1;" ::"r"(shared), "r"(value) : "memory");
+}
+
 __device__ __forceinline__ void store_shared_2(u32 shared, u32 value) {
     asm volatile("st.shared.u16 [%0], %1;" ::"r"(shared), "h"(static_cast<u16>(value)) : "memory");
 }

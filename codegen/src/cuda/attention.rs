@@ -4,7 +4,8 @@
 //! result.
 
 use fqc_ir::dim::{self, Dim};
-use fqc_ir::plan::{Precision, Step, View};
+use fqc_ir::plan::{Kernel, Precision, RowQuantize, Step, View};
+use fqc_ir::quant::q_max;
 use fqc_ir::types::Elem;
 
 use super::expr;
@@ -31,18 +32,60 @@ const TILE: i64 = 64;
 const TILE_THREADS: u32 = 128;
 
 /// Whether the tensor cores take it: bf16 is allowed, heads are whole tiles, rows are aligned.
-fn in_tiles(spec: &Attention, views: &[&View]) -> bool {
+fn fits(spec: &Attention, views: &[&View], elem: Elem) -> bool {
+    let together = if elem == Elem::F32 { 4 } else { 8 };
     let whole = |v: &View| v.shape[3].as_const().is_some_and(|n| n % 16 == 0 && n <= 128);
-    let aligned = |v: &View| divides(4, &v.offset) && v.strides[..3].iter().all(|s| divides(4, s));
-    let last = views[views.len() - 1];
-    let floats = [views[0], views[1], views[2], last];
-    spec.precision == Precision::Bf16 && floats.into_iter().all(|v| whole(v) && aligned(v))
+    let aligned =
+        |v: &View, by: i64| divides(by, &v.offset) && v.strides[..3].iter().all(|s| divides(by, s));
+    spec.precision == Precision::Bf16
+        && views[..3].iter().all(|v| whole(v) && aligned(v, together))
+        && aligned(views[views.len() - 1], 4)
+}
+
+/// Whether the tensor cores take an attention whose queries, keys and values are of `elem`.
+pub fn in_tiles(step: &Step, elem: Elem) -> bool {
+    let Kernel::Attention { scale, causal, mask, precision } = step.kernel else { return false };
+    let spec = Attention { scale, causal, mask, precision };
+    let views: Vec<&View> = step.args.iter().chain(&step.results).collect();
+    fits(&spec, &views, elem)
+}
+
+/// The kernel of an attention whose result is quantised into `codes`. Its arguments are those of both, but
+/// for the floats between them.
+pub fn with_codes(
+    step: &Step,
+    codes: &View,
+    quantize: &RowQuantize,
+    elem: Elem,
+) -> Result<Call, String> {
+    let Kernel::Attention { scale, causal, mask, precision } = step.kernel else {
+        return Err("it is no attention".into());
+    };
+    let spec = &Attention { scale, causal, mask, precision };
+    let views: Vec<&View> = step.args.iter().chain(&step.results).collect();
+    if !fits(spec, &views, elem) {
+        return Err("its heads do not fit the tensor cores".into());
+    }
+    tiled(step, spec, &views, elem, Some((codes, quantize)))
 }
 
 /// The kernel that multiplies in bf16.
-fn tiled(step: &Step, spec: &Attention, views: &[&View], [depth, width]: [i64; 2]) -> Call {
+fn tiled(
+    step: &Step,
+    spec: &Attention,
+    views: &[&View],
+    elem: Elem,
+    codes: Option<(&View, &RowQuantize)>,
+) -> Result<Call, String> {
     let (q, k, v, out) = (views[0], views[1], views[2], views[views.len() - 1]);
-    let mut t = Text::new(step);
+    let (Some(depth), Some(width)) = (q.shape[3].as_const(), v.shape[3].as_const()) else {
+        return Err("the size of a head is not constant".into());
+    };
+    let args = step.args.len();
+    let mut t = match codes {
+        Some(_) => Text::with_arguments(args + 4),
+        None => Text::new(step),
+    };
     let (heads, groups) = (t.size(&q.shape[1]), t.size(&k.shape[1]));
     let (s, n) = (t.size(&q.shape[2]), t.size(&k.shape[2]));
     t.line(format!("const u32 blocks = (static_cast<u32>({s}) + {TILE} - 1) / {TILE};"));
@@ -53,12 +96,14 @@ fn tiled(step: &Step, spec: &Attention, views: &[&View], [depth, width]: [i64; 2
     t.line(format!(
         "const u32 group = head / (static_cast<u32>({heads}) / static_cast<u32>({groups}));"
     ));
-    t.line("Head h = {};");
-    let all = [("q", 0, q, "head"), ("k", 1, k, "group"), ("v", 2, v, "group")];
-    let result = ("y", views.len() - 1, out, "head");
-    let mask = spec.mask.then(|| ("mask", 3, views[3], "head"));
-    for (name, index, view, of) in all.into_iter().chain([result]).chain(mask) {
-        t.pointer(name, index, view, Elem::F32, name == "y");
+    t.line(format!("Head<{}> h = {{}};", expr::memory_type(elem)));
+    t.line("Codes codes = {};");
+    let mut all = vec![("q", 0, q, "head"), ("k", 1, k, "group"), ("v", 2, v, "group")];
+    all.extend(spec.mask.then(|| ("mask", 3, views[3], "head")));
+    all.extend(codes.is_none().then_some(("y", args, out, "head")));
+    for (name, index, view, of) in all {
+        let elem = if index < 3 { elem } else { Elem::F32 };
+        t.pointer(name, index, view, elem, name == "y");
         let strides: Vec<String> = view.strides.iter().map(|s| t.size(s)).collect();
         t.line(format!("h.{name} = {name} + batch * {} + {of} * {};", strides[0], strides[1]));
         t.line(format!("h.{name}_row = {};", strides[2]));
@@ -68,17 +113,39 @@ fn tiled(step: &Step, spec: &Attention, views: &[&View], [depth, width]: [i64; 2
     }
     t.line(format!("h.queries = {s};"));
     t.line(format!("h.keys = {n};"));
-    let (causal, mask, scale) = (spec.causal, spec.mask, expr::float(spec.scale));
+    let result = match codes {
+        None => "kFloats",
+        Some((codes, q)) => {
+            t.pointer("bytes", args + 3, codes, Elem::U8, true);
+            t.line(format!("codes.out = bytes + static_cast<i64>(batch) * {s} * {};", q.padded));
+            for (i, (name, ty)) in
+                [("inverse", "float"), ("source", "int"), ("below", "float")].iter().enumerate()
+            {
+                t.line(format!("codes.{name} = reinterpret_cast<const {ty}*>(a.w[{}]);", args + i));
+            }
+            t.line(format!("codes.first = head * {width};"));
+            let (base, tail, padded) = (q.base, q.tail, q.padded);
+            for (name, value) in [("base", base), ("tail", tail), ("padded", padded)] {
+                let value = t.run_time_size(&Dim::from(value));
+                t.line(format!("codes.{name} = {value};"));
+            }
+            t.line(format!("codes.top = {};", expr::float(q_max(q.bits, q.signed) as f32)));
+            if q.signed { "kSigned" } else { "kUnsigned" }
+        }
+    };
+    let (causal, scale) = (spec.causal, expr::float(spec.scale));
+    let mask = match spec.mask {
+        false => "kNone",
+        true if views[3].strides[2] == Dim::zero() => "kByKey",
+        true => "kFull",
+    };
     t.line(format!(
-        "attention_bf16<{depth}, {width}, {causal}, {mask}>(h, blockIdx.x % blocks * {TILE}, {scale});"
+        "attention_bf16<{depth}, {width}, {causal}, Mask::{mask}, Result::{result}>(h, codes, \
+         blockIdx.x % blocks * {TILE}, {scale});"
     ));
     let blocks = q.shape[2].ceil_div(TILE);
-    t.finish(
-        TILE_THREADS,
-        1,
-        dim::product([&q.shape[0], &q.shape[1], &blocks]),
-        ops(q, k, depth + width),
-    )
+    let work = dim::product([&q.shape[0], &q.shape[1], &blocks]);
+    Ok(t.finish(TILE_THREADS, 1, work, ops(q, k, depth + width)))
 }
 
 fn ops(q: &View, k: &View, channels: i64) -> Dim {
@@ -89,8 +156,16 @@ fn ops(q: &View, k: &View, channels: i64) -> Dim {
 /// The kernel of a step.
 pub fn attention(step: &Step, spec: &Attention, elems: &[Elem]) -> Result<Call, String> {
     let views: Vec<&View> = step.args.iter().chain(&step.results).collect();
-    if elems.iter().any(|e| *e != Elem::F32) || views.iter().any(|v| v.shape.len() != 4) {
+    let whole = elems[3..].iter().all(|e| *e == Elem::F32);
+    let alike = elems[..3].iter().all(|e| *e == elems[0]);
+    if !whole || !alike || views.iter().any(|v| v.shape.len() != 4) {
         return Err("attention is of f32 and rank 4; cast before".into());
+    }
+    if fits(spec, &views, elems[0]) {
+        return tiled(step, spec, &views, elems[0], None);
+    }
+    if elems[0] != Elem::F32 {
+        return Err("attention by plain arithmetic is of f32; cast before".into());
     }
     let (q, k, v, out) = (views[0], views[1], views[2], views[views.len() - 1]);
     let (Some(depth), Some(width)) = (q.shape[3].as_const(), v.shape[3].as_const()) else {
@@ -98,9 +173,6 @@ pub fn attention(step: &Step, spec: &Attention, elems: &[Elem]) -> Result<Call, 
     };
     if depth.max(width) > MAX_HEAD {
         return Err(format!("heads of {} channels, at most {MAX_HEAD}", depth.max(width)));
-    }
-    if in_tiles(spec, &views) {
-        return Ok(tiled(step, spec, &views, [depth, width]));
     }
     let keys = if depth + width > 256 { 16 } else { 32 };
     let (own_keys, own_channels) = (keys / SHARE, (width + SHARE - 1) / SHARE);

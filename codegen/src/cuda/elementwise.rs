@@ -16,35 +16,37 @@ const VECTOR: i64 = 4;
 
 /// An element-wise step.
 pub fn pointwise(step: &Step, expr: &Expr, elems: &[Elem]) -> Result<Call, String> {
-    let views: Vec<&View> = step.args.iter().chain(&step.results).collect();
-    let out = views[views.len() - 1];
-    let strides: Vec<&[Dim]> = views.iter().map(|v| v.strides.as_slice()).collect();
-    let nest = Nest::new(&out.shape, &strides).collapse();
-    let vector = can_vectorise(&nest, &views, elems);
     let mut t = Text::new(step);
-    let ops = out.count() * Dim::from(expr.size() as i64);
     t.line(format!("const u32 item = blockIdx.x * {THREADS}u + threadIdx.x;"));
     t.line("if (item >= work) return;");
+    let at: Vec<usize> = (0..elems.len()).collect();
+    let (work, ops) = body(&mut t, step, expr, elems, &at, &Dim::zero())?;
+    Ok(t.finish(THREADS, THREADS, work, ops))
+}
+
+/// The body of one element-wise step, given `item`. The words of its views are named by `at`; its result
+/// lies `inside` elements behind what the word of it says. Gives the number of items and of operations.
+fn body(
+    t: &mut Text,
+    step: &Step,
+    expr: &Expr,
+    elems: &[Elem],
+    at: &[usize],
+    inside: &Dim,
+) -> Result<(Dim, Dim), String> {
+    let views: Vec<&View> = step.args.iter().chain(&step.results).collect();
+    let (nest, vector) = nest(&views, elems);
     for (i, view) in views.iter().enumerate() {
-        t.pointer(&format!("p{i}"), i, view, elems[i], i + 1 == views.len());
+        t.pointer(&format!("p{i}"), at[i], view, elems[i], i + 1 == views.len());
+    }
+    if *inside != Dim::zero() {
+        let inside = t.size(inside);
+        t.line(format!("p{} += {inside};", views.len() - 1));
     }
     let names: Vec<String> = (0..views.len()).map(|i| format!("o{i}")).collect();
-    let (work, lanes) = match vector {
-        true => {
-            let mut quarter = nest.clone();
-            let last = quarter.shape.len() - 1;
-            quarter.shape[last] = quarter.shape[last].floor_div(&Dim::from(VECTOR));
-            for view in &mut quarter.strides {
-                view[last] = view[last].clone() * Dim::from(VECTOR);
-            }
-            t.unravel("i", "item", &quarter, &names);
-            (quarter.count(), VECTOR as usize)
-        }
-        false => {
-            t.unravel("i", "item", &nest, &names);
-            (nest.count(), 1)
-        }
-    };
+    let lanes = if vector { VECTOR as usize } else { 1 };
+    let items = items(&nest, vector);
+    t.unravel("i", "item", &items, &names);
     let args = views.len() - 1;
     let repeats = |i: usize| nest.strides[i].last().and_then(Dim::as_const) == Some(0);
     for i in 0..args {
@@ -71,12 +73,68 @@ pub fn pointwise(step: &Step, expr: &Expr, elems: &[Elem]) -> Result<Call, Strin
         values.push(text);
     }
     if vector {
-        t.line(format!("const float4 y = {{{}}};", values.join(", ")));
-        t.line(format!("*reinterpret_cast<float4*>(p{args} + o{args}) = y;"));
+        let four = if elems[args] == Elem::BF16 { "ushort4" } else { "float4" };
+        let values: Vec<String> = values.iter().map(|v| to_memory(elems[args], v)).collect();
+        t.line(format!("const {four} y = {{{}}};", values.join(", ")));
+        t.line(format!("*reinterpret_cast<{four}*>(p{args} + o{args}) = y;"));
     } else {
         t.line(format!("p{args}[o{args}] = {};", to_memory(elems[args], &values[0])));
     }
-    Ok(t.finish(THREADS, THREADS, work, ops))
+    let ops = views[args].count() * Dim::from(expr.size() as i64);
+    Ok((items.count(), ops))
+}
+
+/// The elements of a step over its views, and whether a thread has four.
+fn nest(views: &[&View], elems: &[Elem]) -> (Nest, bool) {
+    let strides: Vec<&[Dim]> = views.iter().map(|v| v.strides.as_slice()).collect();
+    let nest = Nest::new(&views[views.len() - 1].shape, &strides).collapse();
+    let vector = can_vectorise(&nest, views, elems);
+    (nest, vector)
+}
+
+/// What the threads have, one each.
+fn items(nest: &Nest, vector: bool) -> Nest {
+    let mut items = nest.clone();
+    if let (true, Some(last)) = (vector, items.shape.len().checked_sub(1)) {
+        items.shape[last] = items.shape[last].floor_div(&Dim::from(VECTOR));
+        for view in &mut items.strides {
+            view[last] = view[last].clone() * Dim::from(VECTOR);
+        }
+    }
+    items
+}
+
+/// Element-wise steps that do not depend on each other as one launch. `step` has the arguments of all,
+/// then the buffers that they write.
+pub fn together(step: &Step, parts: &[(&Step, &Expr, Vec<Elem>)]) -> Result<Call, String> {
+    let mut t = Text::new(step);
+    let (mut ops, mut blocks) = (Dim::zero(), Dim::zero());
+    let mut args = 0;
+    t.line("const u32 block = blockIdx.x;");
+    for (part, expr, elems) in parts {
+        let views: Vec<&View> = part.args.iter().chain(&part.results).collect();
+        let (nest, vector) = nest(&views, elems);
+        let count = items(&nest, vector).count();
+        let first = t.size(&blocks);
+        blocks = blocks + count.ceil_div(i64::from(THREADS));
+        let (end, count) = (t.size(&blocks), t.size(&count));
+        t.line(format!("if (block < {end}) {{"));
+        t.line(format!(
+            "const u32 item = (block - static_cast<u32>({first})) * {THREADS}u + threadIdx.x;"
+        ));
+        t.line(format!("if (item >= {count}) return;"));
+        let mut at: Vec<usize> = (args..args + part.args.len()).collect();
+        args += part.args.len();
+        let own = &part.results[0];
+        let index = step.results.iter().position(|r| r.buffer == own.buffer);
+        let index = index.ok_or("a part writes to no result")?;
+        at.push(step.args.len() + index);
+        let inside = own.offset.clone() - step.results[index].offset.clone();
+        ops = ops + body(&mut t, part, expr, elems, &at, &inside)?.1;
+        t.line("return;");
+        t.line("}");
+    }
+    Ok(t.finish(THREADS, 1, blocks, ops))
 }
 
 /// Whether four neighbours along the last axis are one aligned load in every view.
@@ -89,7 +147,9 @@ fn can_vectorise(nest: &Nest, views: &[&View], elems: &[Elem]) -> bool {
             match step[0].as_const() {
                 Some(0) => i + 1 < views.len(),
                 Some(1) => {
-                    elems[i] == Elem::F32 && even(&views[i].offset) && outer.iter().all(even)
+                    let elem =
+                        elems[i] == Elem::F32 || elems[i] == Elem::BF16 && i + 1 == views.len();
+                    elem && even(&views[i].offset) && outer.iter().all(even)
                 }
                 _ => false,
             }

@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use super::expr;
 use super::text::Text;
+use super::writer::Pairing;
 
 /// The text of an epilogue in three parts.
 pub struct Epilogue {
@@ -22,15 +23,38 @@ pub struct Epilogue {
     pub apply: String,
     /// Element offset of the result at `row` and `column`.
     pub place: String,
+    /// Members of `Columns` beside its two columns, and what loads them; see [`Epilogue::pair`].
+    pub pair_members: String,
+    pub pair_load: String,
 }
 
-/// The epilogue of a step; sizes go to `t`, pointers are read from the words `a.w`.
-pub fn epilogue(step: &Step, gemm: &Gemm, t: &mut Text) -> Result<Epilogue, String> {
+impl Epilogue {
+    /// Adds what two neighbouring columns need that become one code.
+    pub fn pair(&mut self, pairing: &Pairing<'_>) {
+        for (name, word) in ["inverse", "below"].into_iter().zip(pairing.tables) {
+            let _ = writeln!(self.pair_members, "        float {name};");
+            let _ = writeln!(
+                self.pair_load,
+                "        columns.{name} = reinterpret_cast<const float*>(a.w[{word}])[first / 2];"
+            );
+        }
+    }
+}
+
+/// The epilogue of a step; sizes go to `t`, pointers are read from the words `a.w`. The step stores
+/// elements of `stored`, and has `more` arguments that the gemm does not know.
+pub fn epilogue(
+    step: &Step,
+    gemm: &Gemm,
+    stored: Elem,
+    more: usize,
+    t: &mut Text,
+) -> Result<Epilogue, String> {
     let quantized = gemm.input != GemmInput::F32;
     let codes = matches!(gemm.output, GemmOutput::Codes { .. });
     let sums = gemm.output == GemmOutput::I32;
     let first = if quantized { 4 } else { 2 };
-    let wanted = first + gemm.extras.len() + if codes { 2 } else { 0 };
+    let wanted = first + gemm.extras.len() + if codes { 2 } else { 0 } + more;
     if step.args.len() != wanted {
         return Err(format!("it has {} arguments, not {wanted}", step.args.len()));
     }
@@ -99,16 +123,13 @@ pub fn epilogue(step: &Step, gemm: &Gemm, t: &mut Text) -> Result<Epilogue, Stri
             }
         }
     }
-    let result = match gemm.output {
-        GemmOutput::F32 => "float",
-        GemmOutput::I32 => "int",
-        GemmOutput::Codes { .. } => "u8",
-    };
+    let result = expr::memory_type(stored);
     let _ = writeln!(
         pointers,
         "    {result}* const out = reinterpret_cast<{result}*>(a.w[{}]);",
         step.args.len()
     );
     let place = format!("row * {} + column", t.size(&step.results[0].strides[0]));
-    Ok(Epilogue { pointers, load, members, rows, apply, place })
+    let (pair_members, pair_load) = (String::new(), String::new());
+    Ok(Epilogue { pointers, load, members, rows, apply, place, pair_members, pair_load })
 }

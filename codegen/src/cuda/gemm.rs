@@ -3,28 +3,16 @@
 
 use fqc_ir::data::Const;
 use fqc_ir::dim::Dim;
-use fqc_ir::plan::{Extra, Gemm, GemmInput, GemmOutput, Step};
+use fqc_ir::plan::{Gemm, GemmInput, GemmOutput, Precision, Step};
 use fqc_ir::types::Elem;
+use fqc_kernels::cuda::choose::{self, Tile};
 use fqc_kernels::cuda::gemm::{Activation, GemmConfig, Output, THREADS, Weights};
 use fqc_kernels::cuda::pack as hopper;
 use fqc_kernels::pack;
 
-use super::epilogue::epilogue;
+use super::epilogue::{Epilogue, epilogue};
 use super::text::{Text, divides};
-
-/// Rows up to which each tile is taken, rows that are typical of it, and the tile's rows.
-const TILES: [(i64, usize, u32); 4] =
-    [(16, 16, 16), (256, 128, 32), (1024, 512, 64), (i32::MAX as i64, 4096, 128)];
-
-/// Blocks that a GPU runs at a time, of those that have this kernel. K is split over blocks as long
-/// as they are fewer; a guess that decides nothing but speed.
-const PROCESSORS: usize = 132;
-
-/// Rows of a thread whose operands are fetched together.
-const AHEAD: usize = 8;
-
-/// Channels of a tile.
-const CHANNELS: usize = 128;
+use super::writer::{self, Pairing};
 
 /// Stages at most; more than K has blocks would stay empty.
 const STAGES: u32 = 8;
@@ -55,81 +43,64 @@ pub fn fits(step: &Step, gemm: &Gemm) -> bool {
         && gemm.k <= pack::I4_K_MAX
 }
 
-/// Takes a gemm apart that fits.
-pub fn gemm(step: &Step, gemm: &Gemm) -> Result<Call, String> {
-    let (x, out) = (&step.args[0], &step.results[0]);
+/// Whether a layer that stays float could multiply halves: products in bf16, rows of whole 16-byte
+/// pieces.
+pub fn in_halves(step: &Step, gemm: &Gemm) -> bool {
+    let x = &step.args[0];
+    gemm.input == GemmInput::F32
+        && gemm.precision == Precision::Bf16
+        && gemm.output == GemmOutput::F32
+        && divides(8, &x.strides[0])
+        && divides(8, &x.offset)
+}
+
+/// Bytes of an element of the operands.
+fn operand_bytes(gemm: &Gemm) -> usize {
+    if gemm.input == GemmInput::F32 { 2 } else { 1 }
+}
+
+/// A gemm that fits, as it stores elements of `stored`. With a `pairing` its columns are pairs that
+/// become one code each, the step's last arguments are the tables of these codes, and `gemm` has the
+/// columns that there then are.
+pub fn gemm(
+    step: &Step,
+    gemm: &Gemm,
+    stored: Elem,
+    pairing: Option<&Pairing<'_>>,
+) -> Result<Call, String> {
+    let x = &step.args[0];
     let args = step.args.len() + step.results.len();
     let mut t = Text::of_run_time_sizes(step);
-    let e = epilogue(step, gemm, &mut t)?;
-    let even = gemm.n.is_multiple_of(2) && divides(2, &out.strides[0]) && divides(2, &out.offset);
-    let (result, pair) = match gemm.output {
-        GemmOutput::F32 => ("float", "float2"),
-        GemmOutput::I32 => ("int", "int2"),
-        GemmOutput::Codes { .. } => ("u8", "uchar2"),
-    };
-    t.line("if (first >= args.n) return;");
-    t.line(e.pointers.trim());
-    t.line("const int q = threadIdx.x % 4, column = first;");
-    // Operands of a few rows are fetched together, so that their way here is waited for once.
-    t.line(format!("constexpr int kAhead = kTokens / 4 < {AHEAD} ? kTokens / 4 : {AHEAD};"));
-    t.line("#pragma unroll");
-    t.line("for (int begin = 0; begin < kTokens / 4; begin += kAhead) {");
-    for (name, _) in &e.rows {
-        t.line(format!("    float2 {name}_of[kAhead];"));
-    }
-    let row = "const i64 row = token + i / 2 * 8 + 2 * q + i % 2;";
-    if !e.rows.is_empty() {
-        t.line("#pragma unroll");
-        t.line("    for (int i = begin; i < begin + kAhead; ++i) {");
-        t.line(format!("        {row}"));
-        t.line("        if (row >= args.m) continue;");
-        for (name, place) in &e.rows {
-            match even && pairs(step, gemm) {
-                true => t.line(format!(
-                    "        {name}_of[i - begin] = *reinterpret_cast<const float2*>(&{place});"
-                )),
-                false => {
-                    t.line(format!("        {name}_of[i - begin].x = {place};"));
-                    let next = place.replace("column]", "min(column + 1, args.n - 1)]");
-                    t.line(format!("        {name}_of[i - begin].y = {next};"));
-                }
-            }
+    let more = if pairing.is_some() { 2 } else { 0 };
+    let mut e = epilogue(step, gemm, stored, more, &mut t)?;
+    let staged = writer::staged(step, gemm, pairing);
+    if let Some(pairing) = pairing {
+        if !staged || !e.rows.is_empty() {
+            return Err("its codes do not lie in whole pieces".into());
         }
-        t.line("    }");
+        e.pair(pairing);
     }
-    t.line("#pragma unroll");
-    t.line("    for (int i = begin; i < begin + kAhead; ++i) {");
-    t.line(format!("    {row}"));
-    t.line("    if (row >= args.m) continue;");
-    t.line(format!("    {result} results[2];"));
-    for (c, lane) in ["x", "y"].into_iter().enumerate() {
-        t.line("    {");
-        t.line(format!("    const Column& t = columns.of[{c}];"));
-        t.line(format!("    const int acc = sums[i / 2 * 4 + {c} * 2 + i % 2] >> kShift;"));
-        for (name, _) in &e.rows {
-            t.line(format!("    const float {name} = {name}_of[i - begin].{lane};"));
-        }
-        t.line(e.apply.trim());
-        t.line(format!("    results[{c}] = result;"));
-        t.line("    }");
+    match staged {
+        true => writer::through_shared(&e, pairing, &mut t)?,
+        false => writer::direct(step, gemm, stored, &e, &mut t),
     }
-    if even {
-        t.line(format!(
-            "    *reinterpret_cast<{pair}*>(out + {}) = {{results[0], results[1]}};",
-            e.place
-        ));
-    } else {
-        t.line(format!("    out[{}] = results[0];", e.place));
-        t.line(format!("    if (column + 1 < args.n) out[{} + 1] = results[1];", e.place));
-    }
-    t.line("    }");
-    t.line("}");
     // The distance between rows of codes comes first; the launch needs it, the kernel does not.
     let (body, sizes) = t.with_sizes(args + 1);
     let words = args + 1 + sizes.len() + 2;
-    let mut dims = vec![x.strides[0].clone()];
+    let mut dims = vec![x.strides[0].clone() * Dim::from(operand_bytes(gemm))];
     dims.extend(sizes);
-    let writer = format!(
+    let writer = printed(gemm, &e, words, "GemmArguments", &body);
+    let instances = tiles(gemm)
+        .into_iter()
+        .map(|(max_rows, tile)| instance(gemm, max_rows, tile, words, staged, &writer))
+        .collect::<Result<Vec<_>, _>>()?;
+    let ops = x.shape[0].clone() * Dim::from(2 * gemm.n * gemm.depth);
+    Ok(Call { instances, dims, rows: x.shape[0].clone(), ops })
+}
+
+/// The generated epilogue of a kernel with `arguments`.
+pub fn printed(gemm: &Gemm, e: &Epilogue, words: usize, arguments: &str, body: &str) -> String {
+    format!(
         "#include \"scalar.cuh\"
 
 namespace scalar {{
@@ -143,9 +114,9 @@ struct Epilogue {{
 
     struct Columns {{
         Column of[2];
-    }};
+{pair_members}    }};
 
-    __device__ __forceinline__ void load(const GemmArguments& args, Columns& columns, int first) const {{
+    __device__ __forceinline__ void load(const {arguments}& args, Columns& columns, int first) const {{
         if (first >= args.n) return;
 {pointers}
 #pragma unroll
@@ -153,11 +124,11 @@ struct Epilogue {{
             const int column = first + c;
             Column& t = columns.of[c];
 {load}        }}
-    }}
+{pair_load}    }}
 
     template <int kTokens, int kShift>
-    __device__ __forceinline__ void write(const GemmArguments& args, const Columns& columns, const int* sums,
-                                          int token, int first) const {{
+    __device__ __forceinline__ void write(const {arguments}& args, const Columns& columns, const {sum}* sums,
+                                          int token, int first, u32 scratch) const {{
 {body}    }}
 }};
 
@@ -166,40 +137,62 @@ struct Epilogue {{
         members = e.members,
         pointers = e.pointers,
         load = e.load,
-    );
-    let instances = TILES
-        .iter()
-        .map(|&tile| instance(gemm, tile, words, &writer))
-        .collect::<Result<Vec<_>, _>>()?;
-    let ops = x.shape[0].clone() * Dim::from(2 * gemm.n * gemm.depth);
-    Ok(Call { instances, dims, rows: x.shape[0].clone(), ops })
+        pair_members = e.pair_members,
+        pair_load = e.pair_load,
+        sum = if gemm.input == GemmInput::F32 { "float" } else { "int" },
+    )
+}
+
+/// The tiles of a gemm, each with the rows up to which it is taken: the cheapest for each bucket.
+fn tiles(gemm: &Gemm) -> Vec<(i64, Tile)> {
+    let k_blocks = hopper::k_blocks(gemm.k * operand_bytes(gemm));
+    let block = hopper::block_bytes(gemm.weight == Elem::I4);
+    let mut tiles: Vec<(i64, Tile)> = Vec::new();
+    for rows in choose::BUCKETS {
+        let tile = choose::ranked(rows, gemm.n, k_blocks, block)[0];
+        match tiles.last_mut() {
+            Some((max_rows, same)) if *same == tile => *max_rows = rows as i64,
+            _ => tiles.push((rows as i64, tile)),
+        }
+    }
+    if let Some((max_rows, _)) = tiles.last_mut() {
+        *max_rows = i64::from(i32::MAX);
+    }
+    tiles
 }
 
 fn instance(
     gemm: &Gemm,
-    (max_rows, typical, tokens): (i64, usize, u32),
+    max_rows: i64,
+    Tile { tokens, split }: Tile,
     words: usize,
+    staged: bool,
     writer: &str,
 ) -> Result<Instance, String> {
-    let k_blocks = hopper::k_blocks(gemm.k);
-    let int4 = gemm.weight == Elem::I4;
+    let k = gemm.k * operand_bytes(gemm);
+    let k_blocks = hopper::k_blocks(k);
     let most = u32::try_from(k_blocks).unwrap_or(u32::MAX);
-    let tiles = gemm.n.div_ceil(CHANNELS) * typical.div_ceil(tokens as usize);
-    let room = |split: &u32| *split <= most && tiles * *split as usize <= PROCESSORS;
-    let split = [4, 2].into_iter().find(room).unwrap_or(1);
     let config = GemmConfig {
-        weights: if int4 { Weights::Int4 } else { Weights::Int8 },
+        weights: match gemm.weight {
+            Elem::I4 => Weights::Int4,
+            Elem::I8 => Weights::Int8,
+            _ => Weights::Bf16,
+        },
         blocks: 1,
         tokens,
         stages: 2,
         cluster: 1,
         split,
-        // Unstaged; the generated epilogue writes.
-        output: Output::S32,
+        // The generated epilogue writes, codes through what would be their stage.
+        output: match staged {
+            true if tokens >= 32 => Output::U8,
+            true => Output::F16,
+            false => Output::S32,
+        },
         activation: Activation::None,
         bias: false,
         residual: false,
-        unsigned: true,
+        unsigned: gemm.input != GemmInput::F32,
         digits: false,
     };
     let config = config.with_stages_up_to(STAGES.min(most.div_ceil(split).max(2)));
@@ -224,7 +217,7 @@ static_assert(sizeof(GemmArguments) == 384, \"the host knows the arguments\");
         ("threads", i64::from(THREADS)),
         ("shared", config.shared_bytes() as i64),
         ("n", gemm.n as i64),
-        ("k", gemm.k as i64),
+        ("k", k as i64),
         ("k_blocks", k_blocks as i64),
         ("tokens", i64::from(tokens)),
         ("channels", config.tile_channels() as i64),
@@ -235,30 +228,36 @@ static_assert(sizeof(GemmArguments) == 384, \"the host knows the arguments\");
     Ok(Instance { source, attrs })
 }
 
-/// Whether the operands that differ from row to row can be read in pairs of neighbours.
-fn pairs(step: &Step, gemm: &Gemm) -> bool {
-    let extras = step.args[4..].iter().zip(&gemm.extras);
-    extras
-        .filter(|(_, extra)| **extra == Extra::PerElement)
-        .all(|(view, _)| divides(2, &view.strides[0]) && divides(2, &view.offset))
-}
-
-/// A packed weight in Hopper's order.
-pub fn repack(constant: &Const, gemm: &Gemm) -> Vec<u8> {
+/// A packed weight in Hopper's order: its columns in turn, or those that `columns` names, zeros where it
+/// names none.
+pub fn repack(constant: &Const, gemm: &Gemm, columns: Option<&[Option<usize>]>) -> Vec<u8> {
     let bytes = constant.bytes.as_slice();
-    let (n, k) = (gemm.n, gemm.k);
+    let k = gemm.k;
+    if gemm.input == GemmInput::F32 {
+        let half = |at: usize| {
+            let at = at * 4;
+            let word = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+            half::bf16::from_f32(f32::from_le_bytes(word)).to_bits()
+        };
+        let column = |n: usize| (0..k).map(move |row| half(pack::f32_index(row, n, k)));
+        let halves: Vec<u16> = (0..gemm.n).flat_map(column).collect();
+        return hopper::pack_halves(&halves, gemm.n, k);
+    }
     let int4 = gemm.weight == Elem::I4;
-    let mut codes = vec![0i8; n * k];
-    for (column, line) in codes.chunks_exact_mut(k).enumerate() {
-        for (row, code) in line.iter_mut().enumerate() {
-            *code = if int4 {
-                let at = pack::i4_index(row, column, k);
-                let shift = if at.is_multiple_of(2) { 4 } else { 0 };
-                ((bytes[at / 2] << shift) as i8) >> 4
-            } else {
-                bytes[pack::i8_index(row, column, k)] as i8
-            };
+    let code = |row: usize, column: usize| {
+        if int4 {
+            let at = pack::i4_index(row, column, k);
+            let shift = if at.is_multiple_of(2) { 4 } else { 0 };
+            ((bytes[at / 2] << shift) as i8) >> 4
+        } else {
+            bytes[pack::i8_index(row, column, k)] as i8
         }
+    };
+    let n = columns.map_or(gemm.n, <[_]>::len);
+    let mut codes = vec![0i8; n * k];
+    for (at, line) in codes.chunks_exact_mut(k).enumerate() {
+        let Some(column) = columns.map_or(Some(at), |columns| columns[at]) else { continue };
+        line.iter_mut().enumerate().for_each(|(row, to)| *to = code(row, column));
     }
     if int4 { hopper::pack_int4(&codes, n, k) } else { hopper::pack_int8(&codes, n, k) }
 }

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fqbin::{CodeImage, KernelId, TargetImage};
 use fqc_ir::dim::Dim;
-use fqc_ir::plan::{Gemm, Kernel, Plan, Step, View};
+use fqc_ir::plan::{Gemm, GemmInput, Kernel, Place, Plan, Step, View};
 use fqc_ir::types::Elem;
 
-use super::attention::{Attention, attention};
+use super::attention::{self, Attention};
+use super::fuse::{self, Kind, Unit};
 use super::rows::{self, Norm};
 use super::text::Call;
-use super::{Arch, Compiler, Error, elementwise, gemm, products};
+use super::writer::Pairing;
+use super::{Arch, Compiler, Error, elementwise, gemm, gemm_sm80, halves, pair, products};
 use crate::program::{Launch, Lowering};
 
 /// Alignment of a cubin within the code.
@@ -44,17 +46,27 @@ pub fn sources(plan: &Plan, arch: Arch) -> Result<Vec<(String, String)>, Error> 
 
 /// The kernels of a plan, and the program that launches them.
 fn lower(plan: &Plan, arch: Arch) -> Result<(Kernels, Lowering), Error> {
+    let mut plan = plan.clone();
+    let mut paired = pair::Columns::new();
+    halves::narrow(&mut plan, arch);
+    let units = fuse::units(&mut plan, arch, &mut paired);
+    let packed = hopper_weights(&plan, &units, arch);
+    for (&index, _) in packed.iter().filter(|(_, own)| own.input == GemmInput::F32) {
+        plan.buffers[index].elem = Elem::BF16;
+    }
     let mut image = Kernels::default();
-    let packed = hopper_weights(plan, arch);
-    let mut lowering =
-        Lowering::new(plan, |index, constant| Some(gemm::repack(constant, packed.get(&index)?)));
+    let mut lowering = Lowering::new(&plan, |index, constant| {
+        Some(gemm::repack(constant, packed.get(&index)?, paired.get(&index).map(Vec::as_slice)))
+    });
     let mut refused = Vec::new();
-    for step in &plan.steps {
-        let done = match &step.kernel {
-            Kernel::Gemm(gemm) if packed.contains_key(&step.args[1].buffer.0) => {
-                gemm::gemm(step, gemm).map(|call| image.gemm(&mut lowering, plan, step, &call))
+    for unit in &units {
+        let step = &unit.step;
+        let done = match (&step.kernel, &unit.kind) {
+            (Kernel::Gemm(own), kind) if packed.contains_key(&step.args[1].buffer.0) => {
+                packed_gemm(&plan, step, own, kind, arch)
+                    .map(|call| image.gemm(&mut lowering, &plan, step, &call))
             }
-            _ => plain(plan, step).map(|call| image.step(&mut lowering, plan, step, &call)),
+            _ => launch(&plan, unit).map(|call| image.step(&mut lowering, &plan, step, &call)),
         };
         if let Err(reason) = done {
             refused.push(format!("{} `{}`: {reason}", step.kernel.name(), step.name));
@@ -66,17 +78,62 @@ fn lower(plan: &Plan, arch: Arch) -> Result<(Kernels, Lowering), Error> {
     Ok((image, lowering))
 }
 
+/// Element types of a step's arguments and results.
+fn elems(plan: &Plan, step: &Step) -> Vec<Elem> {
+    step.args.iter().chain(&step.results).map(|view| plan.buffer(view.buffer).elem).collect()
+}
+
+/// A gemm of weights in Hopper's order.
+fn packed_gemm(
+    plan: &Plan,
+    step: &Step,
+    own: &Gemm,
+    kind: &Kind,
+    arch: Arch,
+) -> Result<gemm::Call, String> {
+    let stored = plan.buffer(step.results[0].buffer).elem;
+    if arch != Arch::Sm90a {
+        return gemm_sm80::gemm(step, own, stored);
+    }
+    match kind {
+        Kind::Pairs { gemm, expr, codes } => {
+            let tables = [step.args.len() - 2, step.args.len() - 1];
+            let pairing = Pairing { expr, quantize: codes, tables };
+            gemm::gemm(step, gemm, stored, Some(&pairing))
+        }
+        _ => gemm::gemm(step, own, stored, None),
+    }
+}
+
+/// The generated kernel of a launch.
+fn launch(plan: &Plan, unit: &Unit) -> Result<Call, String> {
+    match &unit.kind {
+        Kind::Alone => plain(plan, &unit.step),
+        Kind::Together(parts) => {
+            let parts: Vec<_> = parts
+                .iter()
+                .filter_map(|p| Some((p, fuse::expression(p)?, elems(plan, p))))
+                .collect();
+            elementwise::together(&unit.step, &parts)
+        }
+        Kind::AttentionCodes { attention: own, codes } => {
+            let elem = plan.buffer(own.args[0].buffer).elem;
+            attention::with_codes(own, &unit.step.results[0], codes, elem)
+        }
+        Kind::Pairs { .. } => Err("its weight is not packed for Hopper".into()),
+    }
+}
+
 /// The generated kernel of a step.
 fn plain(plan: &Plan, step: &Step) -> Result<Call, String> {
-    let elem = |view: &View| plan.buffer(view.buffer).elem;
-    let elems: Vec<Elem> = step.args.iter().chain(&step.results).map(elem).collect();
+    let elems = elems(plan, step);
     if let Some(narrow) = elems.iter().find(|e| e.bits() < 8)
         && !matches!(step.kernel, Kernel::Gemm(_))
     {
         return Err(format!("elements of {narrow} are not addressable on CUDA"));
     }
     match &step.kernel {
-        Kernel::Gemm(gemm) => products::gemm(step, gemm),
+        Kernel::Gemm(gemm) => products::gemm(step, gemm, elems[elems.len() - 1]),
         Kernel::MatMul => products::matmul(step, &elems),
         Kernel::Pointwise(expr) => elementwise::pointwise(step, expr, &elems),
         Kernel::Reduce { op, keep } => rows::reduce(step, *op, *keep, &elems),
@@ -85,14 +142,17 @@ fn plain(plan: &Plan, step: &Step) -> Result<Call, String> {
         Kernel::Softmax => rows::softmax(step, &elems),
         Kernel::Norm { kind, epsilon, float, quantize } => {
             let (kind, epsilon, float) = (*kind, *epsilon, *float);
-            let norm = Norm { kind, epsilon, float, quantize: quantize.as_ref() };
+            let fixed = |view: &View| matches!(plan.buffer(view.buffer).place, Place::Const(_));
+            let constant = step.args[1..].iter().all(fixed);
+            let quantize = quantize.as_ref();
+            let norm = Norm { kind, epsilon, float, quantize, constant };
             rows::norm(step, &norm, &elems)
         }
         Kernel::Quantize { expr, quantize } => elementwise::quantize(step, expr, quantize, &elems),
         Kernel::Attention { scale, causal, mask, precision } => {
             let (scale, causal, mask) = (*scale, *causal, *mask);
             let spec = Attention { scale, causal, mask, precision: *precision };
-            attention(step, &spec, &elems)
+            attention::attention(step, &spec, &elems)
         }
         Kernel::Gather { axis, index_rank } => {
             elementwise::gather(step, *axis, *index_rank, &elems)
@@ -106,14 +166,14 @@ fn plain(plan: &Plan, step: &Step) -> Result<Call, String> {
     }
 }
 
-/// The weights that Hopper's gemms read, with a gemm that does: those of which every user fits.
-fn hopper_weights(plan: &Plan, arch: Arch) -> BTreeMap<usize, &Gemm> {
+/// The weights that lie in Hopper's order, with a gemm that reads them: those of which every user fits.
+fn hopper_weights<'u>(plan: &Plan, units: &'u [Unit], arch: Arch) -> BTreeMap<usize, &'u Gemm> {
     let mut weights = BTreeMap::new();
     let mut others = BTreeSet::new();
-    for step in &plan.steps {
+    for Unit { step, .. } in units {
         for (i, arg) in step.args.iter().enumerate() {
             match &step.kernel {
-                Kernel::Gemm(g) if i == 1 && arch == Arch::Sm90a && gemm::fits(step, g) => {
+                Kernel::Gemm(g) if i == 1 && tiles_fit(plan, step, g, arch) => {
                     weights.insert(arg.buffer.0, g);
                 }
                 _ => {
@@ -124,6 +184,12 @@ fn hopper_weights(plan: &Plan, arch: Arch) -> BTreeMap<usize, &Gemm> {
     }
     weights.retain(|buffer, _| !others.contains(buffer));
     weights
+}
+
+/// Whether the gemms of tiles take a step's codes, or on Hopper halves.
+fn tiles_fit(plan: &Plan, step: &Step, own: &Gemm, arch: Arch) -> bool {
+    let halves = arch == Arch::Sm90a && plan.buffer(step.args[0].buffer).elem == Elem::BF16;
+    gemm::fits(step, own) || halves && gemm::in_halves(step, own)
 }
 
 /// A kernel of the program, and whether it shares a cubin with all generated ones.

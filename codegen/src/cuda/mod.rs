@@ -2,21 +2,27 @@
 //! GPU, and what its assembler notes decides whether the instance is accepted.
 //!
 //! Reading order: [`nvrtc`] (the compiler), [`notes`] (what its assembler says), [`cache`]; then
-//! [`generate`], which makes a target image of a plan: `text` (one kernel), `expr` (scalar
-//! expressions), and the families `elementwise`, `rows`, `attention`, `products`, `gemm`.
+//! [`generate`], which makes a target image of a plan: `halves` and `fuse` (what is
+//! kept as bf16, which steps are one launch; `pair`), `text` (one kernel), `expr` (scalar expressions), and the families `elementwise`, `rows`, `attention`, `products`, `gemm`,
+//! `gemm_sm80` with `epilogue` and `writer`.
 
 mod attention;
 pub mod cache;
 mod elementwise;
 mod epilogue;
 mod expr;
+mod fuse;
 mod gemm;
+mod gemm_sm80;
 mod generate;
+mod halves;
 pub mod notes;
 pub mod nvrtc;
+mod pair;
 mod products;
 mod rows;
 mod text;
+mod writer;
 
 pub use cache::{Cache, Compiler};
 pub use generate::{generate, sources};
@@ -37,10 +43,12 @@ pub enum Arch {
     Sm89,
     /// H100, H200, with wgmma.
     Sm90a,
+    /// PTX, which the driver of any GPU since A100 compiles for itself: for those that came later.
+    Ptx,
 }
 
 impl Arch {
-    /// All of them.
+    /// Those with machine code.
     pub const ALL: [Self; 4] = [Self::Sm80, Self::Sm86, Self::Sm89, Self::Sm90a];
 }
 
@@ -50,7 +58,9 @@ impl std::str::FromStr for Arch {
     fn from_str(name: &str) -> Result<Self, String> {
         let known = || Self::ALL.map(|arch| arch.to_string()).join("`, `");
         let found = Self::ALL.into_iter().find(|arch| arch.to_string() == name);
-        found.ok_or_else(|| format!("no CUDA architecture `{name}`; there are `{}`", known()))
+        found.or((name == "ptx").then_some(Self::Ptx)).ok_or_else(|| {
+            format!("no CUDA architecture `{name}`; there are `{}`, and `ptx`", known())
+        })
     }
 }
 
@@ -61,6 +71,7 @@ impl fmt::Display for Arch {
             Self::Sm86 => "sm_86",
             Self::Sm89 => "sm_89",
             Self::Sm90a => "sm_90a",
+            Self::Ptx => "compute_80",
         })
     }
 }

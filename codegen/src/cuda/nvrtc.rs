@@ -88,7 +88,8 @@ impl Nvrtc {
         Ok(Compiled { cubin, resources })
     }
 
-    /// Compiles a source whatever the assembler notes: the cubin and the log.
+    /// Compiles a source whatever the assembler notes: the cubin, or PTX that ends with a zero, and the
+    /// log.
     ///
     /// # Errors
     /// [`Error::Compile`] with the compiler's log.
@@ -115,7 +116,8 @@ impl Nvrtc {
         if status != sys::nvrtcResult::NVRTC_SUCCESS {
             return Err(Error::Compile { kernel: name.to_owned(), arch, log });
         }
-        Ok((program.cubin(), log))
+        let code = if arch == Arch::Ptx { program.ptx() } else { program.cubin() };
+        Ok((code, log))
     }
 }
 
@@ -155,6 +157,13 @@ impl Program {
             )
         };
         String::from_utf8_lossy(&bytes).trim_end_matches('\0').trim().to_owned()
+    }
+
+    fn ptx(&self) -> Vec<u8> {
+        // SAFETY: as for the log.
+        unsafe {
+            bytes(|size| sys::nvrtcGetPTXSize(self.0, size), |out| sys::nvrtcGetPTX(self.0, out))
+        }
     }
 
     fn cubin(&self) -> Vec<u8> {

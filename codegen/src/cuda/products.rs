@@ -19,7 +19,7 @@ const DEPTH: usize = 16;
 const THREADS: u32 = 256;
 
 /// A linear layer.
-pub fn gemm(step: &Step, gemm: &Gemm) -> Result<Call, String> {
+pub fn gemm(step: &Step, gemm: &Gemm, stored: Elem) -> Result<Call, String> {
     let x = &step.args[0];
     let codes = gemm.input != GemmInput::F32;
     let per_word = if codes { DOT } else { 1 };
@@ -30,7 +30,7 @@ pub fn gemm(step: &Step, gemm: &Gemm) -> Result<Call, String> {
     let mut t = Text::new(step);
     let m = t.size(&x.shape[0]);
     let pitch = t.size(&x.strides[0]);
-    let e = epilogue(step, gemm, &mut t)?;
+    let e = epilogue(step, gemm, stored, 0, &mut t)?;
     let n = gemm.n;
     let columns = n.div_ceil(TILE as usize);
     let (word, sum) = if codes { ("u32", "int") } else { ("float", "float") };
@@ -94,7 +94,7 @@ pub fn gemm(step: &Step, gemm: &Gemm) -> Result<Call, String> {
         t.line(format!("        const float {name} = {place};"));
     }
     t.line(e.apply.trim());
-    t.line(format!("        out[{}] = result;", e.place));
+    t.line(format!("        out[{}] = {};", e.place, to_memory(stored, "result")));
     t.line("    }");
     t.line("}");
     let rows = x.shape[0].ceil_div(TILE);

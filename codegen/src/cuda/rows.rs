@@ -20,12 +20,17 @@ const WIDE: u32 = 256;
 /// Elements of a row that a thread keeps in registers, at most.
 const KEPT: i64 = 32;
 
+/// Digits of a tail that a thread prepares for while other kernels still run, at most.
+const DIGITS: i64 = 4;
+
 /// A norm as a step has it.
 pub struct Norm<'a> {
     pub kind: NormKind,
     pub epsilon: f32,
     pub float: bool,
     pub quantize: Option<&'a RowQuantize>,
+    /// Whether all arguments but the rows are constants.
+    pub constant: bool,
 }
 
 /// Layer or root-mean-square norm, with floats, codes or both as result. Elements are read once.
@@ -34,12 +39,9 @@ pub fn norm(step: &Step, norm: &Norm<'_>, elems: &[Elem]) -> Result<Call, String
     let rank = x.shape.len() - 1;
     let n = x.shape[rank].as_const().ok_or("the channels of a norm are not constant")?;
     let tables = if norm.kind == NormKind::Layer { 2 } else { 1 };
-    let mut floats = vec![0];
-    floats.extend(1..=tables);
-    if norm.float {
-        floats.push(step.args.len());
-    }
-    if floats.iter().any(|&i| elems[i] != Elem::F32) {
+    let stored = if norm.float { elems[step.args.len()] } else { Elem::F32 };
+    if elems[..=tables].iter().any(|e| *e != Elem::F32) || !matches!(stored, Elem::F32 | Elem::BF16)
+    {
         return Err("norms are of f32; cast before".into());
     }
     let threads = if n <= WARP_ROW { 32 } else { i64::from(WIDE) };
@@ -57,16 +59,63 @@ pub fn norm(step: &Step, norm: &Norm<'_>, elems: &[Elem]) -> Result<Call, String
     if chunks * width > KEPT {
         return Err(format!("rows of {n} channels are too long for a norm on CUDA"));
     }
+    let tail = norm.quantize.map_or(0, |q| (q.padded - q.base) as i64);
+    // Of the tail, what a thread has; too much is not kept.
+    let digits = Some((tail + threads - 1) / threads).filter(|&n| n <= DIGITS).unwrap_or(0);
     let outer: Vec<&[Dim]> = views.iter().map(|v| &v.strides[..rank]).collect();
     let rows = Nest::new(&x.shape[..rank], &outer).collapse();
     let mut t = Text::new(step);
     let items = row_of_block(&mut t, threads);
+    let each = format!("for (int c = 0; c < {chunks}; ++c)");
+    let at = format!("const int at = (c * {threads} + lane) * {width};");
+    let element = format!("for (int e = 0; e < {width}; ++e)");
+    // What belongs to the channels comes while the kernels before still run.
+    let mut columns = vec![];
+    let tables_of = [("gamma", 1), ("beta", 2)];
+    for (name, index) in tables_of.into_iter().take(tables) {
+        t.pointer(name, index, &step.args[index], Elem::F32, false);
+        columns.push((name, t.size(step.args[index].strides.last().unwrap_or(&Dim::one()))));
+    }
+    if norm.quantize.is_some() {
+        let at = 1 + tables;
+        t.line(format!("const float* const scales = reinterpret_cast<const float*>(a.w[{at}]);"));
+        columns.push(("scales", "1".to_owned()));
+    }
+    for (name, _) in &columns {
+        t.line(format!("alignas(16) float {name}_of[{chunks}][{width}];"));
+    }
+    t.line("#pragma unroll");
+    t.line(format!("{each} {{"));
+    t.line(format!("    {at}"));
+    t.line(format!("    if (at >= {n}) continue;"));
+    for (name, stride) in &columns {
+        match by_four {
+            true => t.line(format!(
+                "    *reinterpret_cast<float4*>({name}_of[c]) = \
+                 *reinterpret_cast<const float4*>({name} + at);"
+            )),
+            false => t.line(format!("    {name}_of[c][0] = {name}[at * {stride}];")),
+        }
+    }
+    t.line("}");
+    if let Some(q) = norm.quantize.filter(|_| digits > 0) {
+        t.line(format!("int from_of[{digits}]; float below_of[{digits}];"));
+        t.line("#pragma unroll");
+        t.line(format!("for (int i = 0; i < {digits}; ++i) {{"));
+        t.line(format!("    const u32 channel = {}u + i * {threads} + lane;", q.base));
+        source_channel(&mut t, q, 1 + tables);
+        t.line("    from_of[i] = from; below_of[i] = below;");
+        t.line("}");
+    }
+    if norm.constant {
+        t.so_far_is_early();
+    }
     t.pointer("x", 0, x, Elem::F32, false);
     let mut names = vec!["ox".to_owned()];
     let first_table = 1 + tables;
     let results = step.args.len();
     if norm.float {
-        t.pointer("y", results, &step.results[0], Elem::F32, true);
+        t.pointer("y", results, &step.results[0], stored, true);
         names.push("oy".into());
     }
     if norm.quantize.is_some() {
@@ -75,11 +124,6 @@ pub fn norm(step: &Step, norm: &Norm<'_>, elems: &[Elem]) -> Result<Call, String
         names.push("oc".into());
     }
     t.unravel("i", "row", &rows, &names);
-    let strides: Vec<String> =
-        (1..=tables).map(|i| t.size(step.args[i].strides.last().unwrap_or(&Dim::one()))).collect();
-    for (i, name) in ["gamma", "beta"].into_iter().enumerate().take(tables) {
-        t.pointer(name, 1 + i, &step.args[1 + i], Elem::F32, false);
-    }
     let step_x = t.size(&x.strides[rank]);
     let read = |text: &mut Text, to: &str, from: &str, offset: &str, stride: &str| {
         if by_four {
@@ -91,9 +135,6 @@ pub fn norm(step: &Step, norm: &Norm<'_>, elems: &[Elem]) -> Result<Call, String
             text.line(format!("    {to}[0] = {from}[{offset} + at * {stride}];"));
         }
     };
-    let each = format!("for (int c = 0; c < {chunks}; ++c)");
-    let at = format!("const int at = (c * {threads} + lane) * {width};");
-    let element = format!("for (int e = 0; e < {width}; ++e)");
     t.line(format!("alignas(16) float v[{chunks}][{width}];"));
     t.line("float sum = 0.0f;");
     t.line("#pragma unroll");
@@ -103,6 +144,14 @@ pub fn norm(step: &Step, norm: &Norm<'_>, elems: &[Elem]) -> Result<Call, String
     read(&mut t, "v[c]", "x", "ox", &step_x);
     t.line(format!("    {element} sum = add(sum, v[c][e]);"));
     t.line("}");
+    if digits > 0 {
+        t.line(format!("float digits_of[{digits}];"));
+        t.line("#pragma unroll");
+        t.line(format!(
+            "for (int i = 0; i < {digits}; ++i) \
+             digits_of[i] = from_of[i] >= 0 ? x[ox + from_of[i] * {step_x}] : 0.0f;"
+        ));
+    }
     match norm.kind {
         NormKind::Layer => {
             t.line(format!("const float mean = div(row_sum<{threads}>(sum), {n}.0f);"));
@@ -123,39 +172,39 @@ pub fn norm(step: &Step, norm: &Norm<'_>, elems: &[Elem]) -> Result<Call, String
         "const float inverse_root = div(1.0f, square_root(add(div(row_sum<{threads}>(squares), \
          {n}.0f), {epsilon})));"
     ));
-    let scaled = |d: &str, channel: &str| {
+    let scaled = |d: &str, table: &dyn Fn(usize) -> String| {
         let d = format!("mul({d}, inverse_root)");
-        let table = |i: usize, name: &str| format!("{name}[({channel}) * {}]", strides[i]);
         match norm.kind {
-            NormKind::Layer => {
-                format!("__fmaf_rn({d}, {}, {})", table(0, "gamma"), table(1, "beta"))
-            }
-            NormKind::Rms => format!("mul({d}, {})", table(0, "gamma")),
+            NormKind::Layer => format!("__fmaf_rn({d}, {}, {})", table(0), table(1)),
+            NormKind::Rms => format!("mul({d}, {})", table(0)),
         }
     };
-    if let Some(q) = norm.quantize {
-        let at = first_table;
-        t.line(format!("const float* const scales = reinterpret_cast<const float*>(a.w[{at}]);"));
-        debug_assert!(q.base as i64 == n, "the verifier compares the channels");
-    }
+    let own = |i: usize| format!("{}_of[c][e]", columns[i].0);
+    let of_source = |i: usize| format!("{}[from * {}]", columns[i].0, columns[i].1);
     t.line("#pragma unroll");
     t.line(format!("{each} {{"));
     t.line(format!("    {at}"));
     t.line(format!("    if (at >= {n}) continue;"));
-    t.line(format!("    {element} v[c][e] = {};", scaled("v[c][e]", "at + e")));
+    t.line(format!("    {element} v[c][e] = {};", scaled("v[c][e]", &own)));
     if norm.float {
-        if by_four {
+        if by_four && stored == Elem::BF16 {
+            t.line(
+                "    *reinterpret_cast<uint2*>(y + oy + at) = \
+                 {pack_bf16(v[c][0], v[c][1]), pack_bf16(v[c][2], v[c][3])};",
+            );
+        } else if by_four {
             t.line(
                 "    *reinterpret_cast<float4*>(y + oy + at) = *reinterpret_cast<float4*>(v[c]);",
             );
         } else {
             let stride = t.size(&step.results[0].strides[rank]);
-            t.line(format!("    y[oy + at * {stride}] = v[c][0];"));
+            let value = to_memory(stored, "v[c][0]");
+            t.line(format!("    y[oy + at * {stride}] = {value};"));
         }
     }
     if let Some(q) = norm.quantize {
         t.line(format!("    alignas(4) u8 bytes[{width}];"));
-        let byte = digit(q, "mul(v[c][e], scales[at + e])", "0.0f");
+        let byte = digit(q, "mul(v[c][e], scales_of[c][e])", "0.0f");
         t.line(format!("    {element} bytes[e] = {byte};"));
         match by_four {
             true => t.line(
@@ -167,15 +216,27 @@ pub fn norm(step: &Step, norm: &Norm<'_>, elems: &[Elem]) -> Result<Call, String
     }
     t.line("}");
     if let Some(q) = norm.quantize.filter(|q| q.padded > q.base) {
-        let RowQuantize { base, padded, .. } = *q;
-        t.line(format!(
-            "for (u32 channel = {base}u + lane; channel < {padded}u; channel += {threads}u) {{"
-        ));
-        source_channel(&mut t, q, first_table);
-        let value = scaled(&format!("sub(x[ox + from * {step_x}], mean)"), "from");
-        let byte = digit(q, &format!("mul({value}, inverse[from])"), "below");
-        t.line(format!("if (from >= 0) code = {byte};"));
-        t.line("codes[oc + channel] = code;");
+        let RowQuantize { base, padded, signed, .. } = *q;
+        let value = |x: &str| scaled(&format!("sub({x}, mean)"), &of_source);
+        let byte = |x: &str| digit(q, &format!("mul({}, scales[from])", value(x)), "below");
+        if digits > 0 {
+            t.line("#pragma unroll");
+            t.line(format!("for (int i = 0; i < {digits}; ++i) {{"));
+            t.line(format!("    const u32 channel = {base}u + i * {threads} + lane;"));
+            t.line(format!("    if (channel >= {padded}u) continue;"));
+            t.line("    const int from = from_of[i];");
+            t.line("    const float below = below_of[i];");
+            t.line(format!("    u8 code = {};", if signed { 128 } else { 0 }));
+            t.line(format!("    if (from >= 0) code = {};", byte("digits_of[i]")));
+        } else {
+            t.line(format!(
+                "for (u32 channel = {base}u + lane; channel < {padded}u; channel += {threads}u) {{"
+            ));
+            source_channel(&mut t, q, first_table);
+            let x = format!("x[ox + from * {step_x}]");
+            t.line(format!("    if (from >= 0) code = {};", byte(&x)));
+        }
+        t.line("    codes[oc + channel] = code;");
         t.line("}");
     }
     let ops = x.count() * Dim::from(8i64);

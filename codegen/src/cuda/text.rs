@@ -35,14 +35,21 @@ pub struct Text {
     /// Constant sizes are run-time numbers, too, so that more steps share the kernel.
     run_time: bool,
     args: usize,
+    /// What does not depend on other kernels' results, and so need not wait for them.
+    early: String,
     lines: String,
 }
 
 impl Text {
     /// For a step's kernel; its arguments come first, then its results.
     pub fn new(step: &Step) -> Text {
-        let args = step.args.len() + step.results.len();
-        Text { sizes: Sizes::default(), run_time: false, args, lines: String::new() }
+        Text::with_arguments(step.args.len() + step.results.len())
+    }
+
+    /// For a launch of so many arguments and results.
+    pub fn with_arguments(args: usize) -> Text {
+        let (early, lines) = (String::new(), String::new());
+        Text { sizes: Sizes::default(), run_time: false, args, early, lines }
     }
 
     /// The same; no size is compiled in.
@@ -54,9 +61,27 @@ impl Text {
         let _ = writeln!(self.lines, "    {}", line.as_ref());
     }
 
+    /// Says that all lines so far read constants alone, so that they need not wait for other kernels.
+    pub fn so_far_is_early(&mut self) {
+        self.early.push_str(&std::mem::take(&mut self.lines));
+    }
+
     /// A size as an i64 in the kernel.
     pub fn size(&mut self, dim: &Dim) -> String {
         show(if self.run_time { self.sizes.dim(dim) } else { self.sizes.one(dim) })
+    }
+
+    /// The same, never compiled in, so that steps which differ in it share the kernel.
+    pub fn run_time_size(&mut self, dim: &Dim) -> String {
+        show(self.sizes.dim(dim))
+    }
+
+    /// The same as its place among the sizes.
+    pub fn size_word(&mut self, dim: &Dim) -> usize {
+        match self.sizes.dim(dim) {
+            Size::Dim(index) => index as usize,
+            Size::Const(_) => unreachable!("a run-time size is not compiled in"),
+        }
     }
 
     /// Declares `name` as argument `index`, of elements of `elem` in memory, at element 0 of the view.
@@ -117,6 +142,7 @@ impl Text {
         let at = self.args + dims.len();
         let _ = writeln!(body, "    const u32 work = static_cast<u32>(a.w[{at}]);");
         let _ = writeln!(body, "    const u64 status = a.w[{}];", at + 1);
+        body.push_str(&self.early);
         let _ = writeln!(body, "    begin_kernel();");
         body.push_str(&self.lines);
         Call { body, threads, items, words: at + 2, dims, work, ops }

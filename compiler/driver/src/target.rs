@@ -15,7 +15,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// `cpu`, `cuda` or `cuda:ARCH`.
+    /// `cpu`, `cuda` or `cuda:ARCH`, `ptx` included.
     pub fn parse(name: &str) -> Result<Target, String> {
         match name.split_once(':') {
             None if name == "cpu" => Ok(Target::Cpu),
@@ -82,6 +82,7 @@ mod tests {
         assert_eq!(Target::parse("cpu"), Ok(Target::Cpu));
         assert_eq!(Target::parse("cuda"), Ok(Target::Cuda(Arch::Sm90a)));
         assert_eq!(Target::parse("cuda:sm_86"), Ok(Target::Cuda(Arch::Sm86)));
+        assert_eq!(Target::parse("cuda:ptx"), Ok(Target::Cuda(Arch::Ptx)));
         assert!(Target::parse("cuda:sm_70").unwrap_err().contains("sm_90a"));
         assert!(Target::parse("tpu").unwrap_err().contains("`cuda:ARCH`"));
     }

@@ -107,6 +107,8 @@ pub struct Gemm {
     pub epilogue: Expr,
     pub extras: Vec<Extra>,
     pub output: GemmOutput,
+    /// Of the operands, if they are floats.
+    pub precision: Precision,
 }
 
 /// Which normalisation.

@@ -17,7 +17,7 @@ pub enum Weights {
     /// Half a byte a code, multiplied by activations that are INT4 as well. The instruction exists
     /// before Hopper; there it is emulated, at a fortieth of the rate.
     Native4,
-    /// IEEE halves, multiplied by halves into float sums: layers that stay float. For `mma.sync`.
+    /// IEEE halves, multiplied by halves into float sums: layers that stay float.
     F16,
     /// The same in bfloat16.
     Bf16,
@@ -210,7 +210,19 @@ impl GemmConfig {
             return Some("Hopper multiplies INT4 weights as INT8".into());
         }
         if self.weights.float() {
-            return Some("halves are multiplied by mma.sync".into());
+            let known = wgmma::HALF_COLUMNS;
+            if !known.contains(&self.tokens) {
+                return Some(format!(
+                    "{} tokens: wgmma of halves is here for {known:?}",
+                    self.tokens
+                ));
+            }
+            if self.output.staged() || self.unsigned {
+                return Some(format!(
+                    "{:?} results of halves, unsigned {}",
+                    self.output, self.unsigned
+                ));
+            }
         }
         let gelu = self.activation == Activation::Gelu;
         if gelu && self.weights == Weights::Int4Grouped && self.blocks * self.tokens > 192 {
@@ -255,13 +267,17 @@ impl GemmConfig {
             digits,
         } = *self;
         let type_of_tokens = if unsigned { "u8" } else { "s8" };
+        let halves = weights.float();
+        let half = if weights == Weights::Bf16 { "bf16" } else { "f16" };
         let grouped = weights == Weights::Int4Grouped;
         let int4 = weights == Weights::Int4 || grouped;
         format!(
             "#define FQC_TOKENS \"{type_of_tokens}\"
+#define FQC_HALF \"{half}\"
 #include \"gemm_sm90.cuh\"
 
 struct Config {{
+    static constexpr bool kHalves = {halves};
     static constexpr bool kInt4 = {int4};
     static constexpr bool kGrouped = {grouped};
     static constexpr int kBlocks = {blocks};

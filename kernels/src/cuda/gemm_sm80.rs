@@ -87,8 +87,8 @@ impl GemmSm80Config {
         None
     }
 
-    /// The lines that specialise the source.
-    pub fn source(&self) -> String {
+    /// The lines that specialise the source, up to the kernel.
+    pub fn specialisation(&self) -> String {
         let Self {
             weights,
             unsigned,
@@ -122,13 +122,21 @@ struct Config {{
 }};
 
 static_assert(GemmSm80<Config>::kSharedBytes == {shared}, \"the host counts shared memory alike\");
+",
+            shared = self.shared_bytes(),
+        )
+    }
 
+    /// The whole source.
+    pub fn source(&self) -> String {
+        format!(
+            "{}
 extern \"C\" __global__ void __launch_bounds__({threads})
 {self}(const __grid_constant__ GemmSm80Arguments arguments) {{
     GemmSm80<Config>::run(arguments);
 }}
 ",
-            shared = self.shared_bytes(),
+            self.specialisation(),
             threads = self.threads(),
         )
     }

@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod attention_sm90;
+pub mod choose;
 pub mod gemm;
 pub mod gemm_sm80;
 pub mod pack;

@@ -36,8 +36,11 @@ pub fn header() -> String {
     text
 }
 
-/// N that the products of halves use: keys of a tile and widths of a head.
-pub const HALF_COLUMNS: [u32; 2] = [64, 128];
+/// N that the products of halves use: tokens of a gemm, keys of a tile, widths of a head.
+pub const HALF_COLUMNS: [u32; 4] = [16, 32, 64, 128];
+
+/// Those of them that are widths of a head, whose other operand is in registers.
+const HEADS: [u32; 2] = [64, 128];
 
 const HALF_HEAD: &str = "\
 // wgmma of halves as functions: 64 rows of A by kN columns of B, 16 halves deep, into floats. A comes
@@ -62,7 +65,9 @@ pub fn half_header() -> String {
     for n in HALF_COLUMNS {
         let _ = write!(text, "\ntemplate <>\nstruct WgmmaHalf<{n}> {{\n");
         half_function(&mut text, n, false);
-        half_function(&mut text, n, true);
+        if HEADS.contains(&n) {
+            half_function(&mut text, n, true);
+        }
         text.push_str("};\n");
     }
     text

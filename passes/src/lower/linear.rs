@@ -82,6 +82,7 @@ impl Lowering<'_> {
             epilogue,
             extras,
             output: GemmOutput::F32,
+            precision: self.precision,
         };
         match out {
             None => {
@@ -132,6 +133,7 @@ impl Lowering<'_> {
             epilogue: Expr::arg(0),
             extras: vec![],
             output: GemmOutput::I32,
+            precision: self.precision,
         };
         let name = self.graph.node(id).name.clone();
         self.step(&name, Kernel::Gemm(gemm), args, vec![result]);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use cudarc::driver::{CudaContext, DevicePtr};
 use fqrt::{
-    Device, DeviceTensor, Elem, Model, Options, Outputs, Session, SessionOptions, Tensor,
+    Device, DeviceTensor, Elem, Model, Options, Outputs, Place, Session, SessionOptions, Tensor,
     TensorView, Trust,
 };
 
@@ -82,16 +82,35 @@ fn views<'a>(
     inputs.iter().map(|(name, ids)| (name.as_str(), TensorView::of(shape, ids))).collect()
 }
 
-/// What a step wrote, by step and buffer.
-type Seen = BTreeMap<(usize, u32), Vec<u8>>;
+/// What was written to a buffer, and by which step: the last of several.
+#[derive(Clone, PartialEq)]
+struct Value {
+    step: usize,
+    elem: Elem,
+    bytes: Vec<u8>,
+}
+
+/// What a run wrote, by name and size of the buffers: the targets have other steps, and a GPU may keep
+/// floats as bf16.
+type Seen = BTreeMap<(String, String), Value>;
+
+/// A buffer's name and size in a program.
+fn key(program: &fqrt::Program, buffer: u32) -> (String, String) {
+    let buffer = &program.buffers[buffer as usize];
+    (buffer.name.clone(), program.shape_text(&buffer.shape))
+}
 
 fn observe(
+    model: &Model,
     session: &mut Session,
     views: &[(&str, TensorView<'_>)],
 ) -> Fallible<(Seen, Vec<(String, Tensor)>)> {
     let mut seen = Seen::new();
+    let program = model.program();
     let outputs = session.run_observed(views, &mut |o| {
-        seen.insert((o.step, o.buffer.0), o.data.to_vec());
+        let elem = program.buffers[o.buffer.0 as usize].elem;
+        let value = Value { step: o.step, elem, bytes: o.data.to_vec() };
+        seen.insert(key(program, o.buffer.0), value);
     })?;
     Ok((seen, outputs.into_vec()))
 }
@@ -105,31 +124,37 @@ fn compare(
     let views = views(&inputs, &shape);
     let mut on_cpu = Session::new(cpu, SessionOptions::default())?;
     let mut on_gpu = Session::new(gpu, SessionOptions::default())?;
-    let (wanted, outputs) = observe(&mut on_cpu, &views)?;
-    let (got, stepped) = observe(&mut on_gpu, &views)?;
+    let (wanted, outputs) = observe(cpu, &mut on_cpu, &views)?;
+    let (got, stepped) = observe(gpu, &mut on_gpu, &views)?;
     println!("{}x{}", shape[0], shape[1]);
     let program = gpu.program();
     let mut rows = Rows::default();
-    for ((step, buffer), got) in &got {
-        let wanted = &wanted[&(*step, *buffer)];
-        let info = &program.buffers[*buffer as usize];
-        let place =
-            format!("{:3} {:12} {}", step, program.steps[*step].family, program.steps[*step].name);
-        match info.elem {
+    let mut by_step: Vec<_> = got.iter().collect();
+    by_step.sort_by_key(|(_, value)| value.step);
+    for (key, got) in by_step {
+        let Some(wanted) = wanted.get(key) else {
+            println!("{:3} {} is on the GPU alone", got.step, key.0);
+            continue;
+        };
+        let step = &program.steps[got.step];
+        let place = format!("{:3} {:12} {}", got.step, step.family, step.name);
+        match got.elem {
             Elem::U8 => {
-                let far = got.iter().zip(wanted).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
-                let other = got.iter().zip(wanted).filter(|(a, b)| a != b).count();
-                let share = 100.0 * other as f64 / got.len().max(1) as f64;
+                let pairs = || got.bytes.iter().zip(&wanted.bytes);
+                let far = pairs().map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
+                let other = pairs().filter(|(a, b)| a != b).count();
+                let count = got.bytes.len();
+                let share = 100.0 * other as f64 / count.max(1) as f64;
                 println!(
-                    "{place}: {other} codes of {} differ ({share:.3} %), by {far} at most",
-                    got.len()
+                    "{place}: {other} codes of {count} differ ({share:.3} %), by {far} at most"
                 );
             }
-            Elem::F32 => {
+            Elem::F32 | Elem::Bf16 => {
                 let (cosine, far) = distance(&floats(got), &floats(wanted));
-                println!("{place}: cosine {cosine:.8}, max {far:.3e}, equal {}", got == wanted);
+                let equal = got.bytes == wanted.bytes;
+                println!("{place}: cosine {cosine:.8}, max {far:.3e}, equal {equal}");
             }
-            _ => println!("{place}: equal {}", got == wanted),
+            _ => println!("{place}: equal {}", got.bytes == wanted.bytes),
         }
     }
     for (index, step) in program.steps.iter().enumerate() {
@@ -224,16 +249,21 @@ impl Rows {
         got: &Seen,
         wanted: &Seen,
     ) {
-        let latest = |seen: &Seen, buffer: u32| {
-            seen.iter()
-                .rev()
-                .find(|((s, b), _)| *s <= index && *b == buffer)
-                .map(|(_, v)| v.clone())
-        };
         let step = &program.steps[index];
-        let buffers = step.args.iter().map(|arg| arg.buffer.0);
-        let pairs: Vec<(Vec<u8>, Vec<u8>)> =
-            buffers.filter_map(|b| Some((latest(got, b)?, latest(wanted, b)?))).collect();
+        // What the step read and wrote, where both still are what they were then.
+        let pairs: Option<Vec<(Vec<u8>, Vec<u8>)>> = step
+            .args
+            .iter()
+            .filter(|arg| {
+                !matches!(program.buffers[arg.buffer.index()].place, Place::Weight { .. })
+            })
+            .map(|arg| {
+                let key = key(program, arg.buffer.0);
+                let (got, wanted) = (got.get(&key)?, wanted.get(&key)?);
+                (got.step <= index).then(|| (got.bytes.clone(), kept_as(wanted, got.elem)))
+            })
+            .collect();
+        let Some(pairs) = pairs else { return };
         let Some(((result, wanted), operands)) = pairs.split_last() else { return };
         let row = |bytes: &[u8], r: usize| {
             let width = bytes.len() / rows;
@@ -248,8 +278,29 @@ impl Rows {
     }
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+/// The bytes of a value as they would be if it were kept as `elem`.
+fn kept_as(value: &Value, elem: Elem) -> Vec<u8> {
+    match (value.elem, elem) {
+        (Elem::F32, Elem::Bf16) => {
+            // Half to even.
+            let round = |x: f32| (x.to_bits() + 0x7fff + (x.to_bits() >> 16 & 1)) >> 16;
+            floats(value).into_iter().flat_map(|x| (round(x) as u16).to_le_bytes()).collect()
+        }
+        _ => value.bytes.clone(),
+    }
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    match value.elem {
+        Elem::Bf16 => {
+            let bits = value.bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+            bits.map(|b| f32::from_bits(u32::from(b) << 16)).collect()
+        }
+        _ => {
+            let words = value.bytes.chunks_exact(4);
+            words.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
+    }
 }
 
 /// Cosine and largest difference.

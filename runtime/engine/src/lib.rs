@@ -38,7 +38,7 @@ pub use cpu::{best_level, level_available, missing_features};
 #[cfg(feature = "cuda")]
 pub use cuda::gpu;
 pub use error::{Error, Result};
-pub use fqbin::{Elem, Level, Program, PublicKey, Trust};
+pub use fqbin::{Elem, Level, Place, Program, PublicKey, Trust};
 pub use memory::{AlignedBytes, Plain, bytes_of, bytes_of_mut, numbers_of};
 pub use model::{CPU_TARGET, Device, Load, Model, Options};
 #[cfg(feature = "cuda")]

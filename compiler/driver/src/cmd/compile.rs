@@ -27,7 +27,7 @@ pub struct Args {
     pub output: PathBuf,
     #[command(flatten)]
     pub calib: CalibArgs,
-    /// What to compile for: `cpu`, `cuda` (sm_90a), `cuda:ARCH`; several separated by commas
+    /// What to compile for: `cpu`, `cuda` (sm_90a), `cuda:ARCH`, `cuda:ptx`; several separated by commas
     #[arg(long, value_delimiter = ',', default_value = "cpu", value_parser = Target::parse)]
     pub target: Vec<Target>,
     /// Settings in TOML, by the names in the file's manifest; options on the command line win

@@ -37,9 +37,14 @@ pub(crate) fn open(layout: &Layout, ordinal: u32) -> Result<(Arc<Context>, &Targ
         Some((_, index)) => Ok((context, &layout.targets[index])),
         None => {
             let (major, minor) = context.capability;
+            let remedy = match (major, minor) {
+                (..=7, _) => "fqc has code for 8.0 and later".to_owned(),
+                (8, 0 | 6 | 9) => format!("compile it with `--target cuda:sm_{major}{minor}`"),
+                (9, 0) => "compile it with `--target cuda:sm_90a`".to_owned(),
+                _ => "compile it with `--target cuda:ptx`, which the driver compiles".to_owned(),
+            };
             Err(Error::CannotRun(format!(
-                "the file has code for `{}`; `{}` has compute capability {major}.{minor}: compile \
-                 it with `--target cuda:sm_{major}{minor}`",
+                "the file has code for `{}`; `{}` has compute capability {major}.{minor}: {remedy}",
                 names.join("`, `"),
                 context.name
             )))
@@ -48,8 +53,13 @@ pub(crate) fn open(layout: &Layout, ordinal: u32) -> Result<(Arc<Context>, &Targ
 }
 
 /// How well code of a target fits a GPU, if it runs there at all: code of an architecture runs on
-/// later ones of its generation; what ends in `a` runs on that one alone.
+/// later ones of its generation; what ends in `a` runs on that one alone. PTX runs on all later ones,
+/// and is the last resort.
 fn fit(target: &str, (major, minor): (i32, i32)) -> Option<(i32, bool)> {
+    if let Some(number) = target.strip_prefix("cuda:compute_") {
+        let number: i32 = number.parse().ok()?;
+        return (number <= major * 10 + minor).then_some((0, false));
+    }
     let name = target.strip_prefix("cuda:sm_")?;
     let (number, own) = match name.strip_suffix('a') {
         Some(number) => (number, true),
@@ -72,6 +82,9 @@ mod tests {
         assert_eq!(fit("cuda:sm_80", (8, 9)), Some((80, false)));
         assert_eq!(fit("cuda:sm_89", (8, 6)), None);
         assert_eq!(fit("cpu", (9, 0)), None);
+        assert_eq!(fit("cuda:compute_80", (12, 0)), Some((0, false)));
+        assert_eq!(fit("cuda:compute_80", (7, 5)), None);
+        assert!(fit("cuda:sm_80", (8, 0)) > fit("cuda:compute_80", (8, 0)));
         assert!(fit("cuda:sm_86", (8, 9)) > fit("cuda:sm_80", (8, 9)));
     }
 
