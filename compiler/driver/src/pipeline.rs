@@ -48,7 +48,7 @@ impl<'a> Context<'a> {
     }
 
     /// Tells what is not as it might be expected, and what to do.
-    fn warn(&self, message: &str) -> Result<(), Failure> {
+    pub fn warn(&self, message: &str) -> Result<(), Failure> {
         if self.strict {
             return Err(Failure::new(Exit::Gate, format!("{message} (`--strict`)")));
         }

@@ -246,6 +246,13 @@ impl Settings {
         share.or(self.gamma.map(Aim::Each)).or(self.max_drop.map(Aim::Total))
     }
 
+    /// Whether any group may get activations of four bits.
+    pub fn asks_int4_activations(&self) -> bool {
+        let named = self.groups.iter().any(|(_, scheme)| *scheme == Scheme::W4a4);
+        let aimed = self.aim().is_some() && self.int4_activations == 4;
+        named || aimed || self.scheme == Scheme::W4a4
+    }
+
     /// The same with the scheme for all groups that are not named.
     pub fn without_aim(&self) -> Settings {
         Settings { int4_share: None, gamma: None, max_drop: None, ..self.clone() }

@@ -26,6 +26,12 @@ impl Target {
     }
 }
 
+/// Refuses targets whose compiler is missing, before anything long begins.
+pub fn check(targets: &[Target]) -> Result<(), Failure> {
+    let cuda = targets.iter().any(|target| matches!(target, Target::Cuda(_)));
+    if cuda { nvrtc().map(drop) } else { Ok(()) }
+}
+
 /// The images of all targets, in the order they were asked for; `cpu` is that of the CPU.
 pub fn images(
     cpu: TargetImage,

@@ -77,6 +77,9 @@ fn aims_choose_between_none_and_all() {
     let report = compile(&w, &["--int4-share", "0.4829", "--int4-activations", "4"]);
     assert!(work(&report, "int4") as f64 >= 0.4829 * all as f64);
     assert!(report["groups"].to_string().contains("w4a4"));
+    let out = w.path("w4a4.fqbin");
+    let args = ["compile", LLAMA, "-o", text(&out), "--scheme", "w4a4", "--strict"];
+    expect(&w.fqc(&[&args[..], &DATA].concat()), 4, "are as fast and lose less");
     // What is settled counts as it is.
     let settled = ["--layer", "*=w8a8", "--int4-share", "0.5"];
     assert_eq!(work(&compile(&w, &settled), "int4"), 0);
