@@ -159,6 +159,14 @@ struct Mainloop {
             ring.advance();
         }
         wgmma_wait<0>();
+        if constexpr (Config::kHalves) {
+            // Nothing that reads a sum moves before the wait.
+#pragma unroll
+            for (int b = 0; b < Config::kBlocks; ++b) {
+#pragma unroll
+                for (int i = 0; i < Config::kTokens / 2; ++i) asm volatile("" : "+f"(acc[b][i])::"memory");
+            }
+        }
         if (Config::kSplit == 1 || k_blocks > 0) release(shared, held);
     }
 
@@ -168,13 +176,6 @@ struct Mainloop {
 #pragma unroll
             for (int i = 0; i < Config::kTokens / 2; ++i) acc[b][i] = 0;
         }
-    }
-
-    static __device__ __forceinline__ int bits(int sum) { return sum; }
-    static __device__ __forceinline__ int bits(float sum) { return __float_as_int(sum); }
-    static __device__ __forceinline__ typename L::Sum sum_of(u32 bits) {
-        if constexpr (Config::kHalves) return __uint_as_float(bits);
-        else return static_cast<int>(bits);
     }
 
     // Sends the accumulators to the first block of the cluster. A cluster has one tile, so the
@@ -187,7 +188,7 @@ struct Mainloop {
         for (int b = 0; b < Config::kBlocks; ++b) {
 #pragma unroll
             for (int i = 0; i < Config::kTokens / 2; i += 4) {
-                const int4 four = {bits(acc[b][i]), bits(acc[b][i + 1]), bits(acc[b][i + 2]), bits(acc[b][i + 3])};
+                const int4 four = {acc[b][i], acc[b][i + 1], acc[b][i + 2], acc[b][i + 3]};
                 store_remote_16(to + (b * (Config::kTokens / 2) + i) * 512, four, barrier);
             }
         }
@@ -203,10 +204,10 @@ struct Mainloop {
 #pragma unroll
                 for (int i = 0; i < Config::kTokens / 2; i += 4) {
                     const uint4 four = load_shared_16(from + (b * (Config::kTokens / 2) + i) * 512);
-                    acc[b][i] += sum_of(four.x);
-                    acc[b][i + 1] += sum_of(four.y);
-                    acc[b][i + 2] += sum_of(four.z);
-                    acc[b][i + 3] += sum_of(four.w);
+                    acc[b][i] += four.x;
+                    acc[b][i + 1] += four.y;
+                    acc[b][i + 2] += four.z;
+                    acc[b][i + 3] += four.w;
                 }
             }
         }

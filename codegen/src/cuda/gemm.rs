@@ -149,7 +149,10 @@ fn tiles(gemm: &Gemm) -> Vec<(i64, Tile)> {
     let block = hopper::block_bytes(gemm.weight == Elem::I4);
     let mut tiles: Vec<(i64, Tile)> = Vec::new();
     for rows in choose::BUCKETS {
-        let tile = choose::ranked(rows, gemm.n, k_blocks, block)[0];
+        let ranked = choose::ranked(rows, gemm.n, k_blocks, block);
+        let codes = gemm.input != GemmInput::F32;
+        // Sums of halves are not handed over between blocks.
+        let Some(tile) = ranked.into_iter().find(|tile| codes || tile.split == 1) else { continue };
         match tiles.last_mut() {
             Some((max_rows, same)) if *same == tile => *max_rows = rows as i64,
             _ => tiles.push((rows as i64, tile)),

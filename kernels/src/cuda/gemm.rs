@@ -217,6 +217,9 @@ impl GemmConfig {
                     self.tokens
                 ));
             }
+            if self.split > 1 {
+                return Some("sums of halves are not handed over between blocks".into());
+            }
             if self.output.staged() || self.unsigned {
                 return Some(format!(
                     "{:?} results of halves, unsigned {}",
