@@ -56,6 +56,23 @@ impl Draft {
         self.0.steps.push(Step { name, kernel, args, results: vec![result.clone()] });
     }
 
+    /// A layer that stays float, of 192 channels to 64.
+    fn float_gemm(&mut self, x: &View, result: &View, precision: Precision) {
+        let w = self.table(Const::f32(vec![4, 192, 16], &[0.5; 4 * 192 * 16]));
+        let gemm = Gemm {
+            n: 64,
+            k: 192,
+            depth: 192,
+            input: GemmInput::F32,
+            weight: Elem::F32,
+            epilogue: Expr::arg(0),
+            extras: vec![],
+            output: GemmOutput::F32,
+            precision,
+        };
+        self.step(Kernel::Gemm(gemm), vec![x.clone(), w], result);
+    }
+
     /// A gemm of codes without anything after it.
     fn plain_gemm(&mut self, x: &View, n: usize) -> View {
         let out = self.gemm(x, n, 8, GemmOutput::I32);
@@ -159,20 +176,8 @@ fn plan() -> Plan {
     d.gemm(&wide, 192, 4, GemmOutput::I32);
     let qkv = d.gemm(&wide, 192, 4, GemmOutput::F32);
     d.gemm(&wide, 33, 8, GemmOutput::F32);
-    let w = d.table(Const::f32(vec![4, 192, 16], &[0.5; 4 * 192 * 16]));
     let product = d.arena(Elem::F32, &[qkv.shape[0].clone(), Dim::from(64i64)]);
-    let gemm = Gemm {
-        n: 64,
-        k: 192,
-        depth: 192,
-        input: GemmInput::F32,
-        weight: Elem::F32,
-        epilogue: Expr::arg(0),
-        extras: vec![],
-        output: GemmOutput::F32,
-        precision: Precision::F32,
-    };
-    d.step(Kernel::Gemm(gemm), vec![qkv.clone(), w], &product);
+    d.float_gemm(&qkv, &product, Precision::F32);
     // Attention with a mask, and causal in bf16.
     let head = |i: i64| View {
         buffer: qkv.buffer,
@@ -321,20 +326,8 @@ fn layer() -> Plan {
     let normal = d.arena(Elem::F32, &down.shape.clone());
     let norm = Kernel::Norm { kind, epsilon: 1e-5, float: true, quantize: None };
     d.step(norm, vec![down, gamma], &normal);
-    let w = d.table(Const::f32(vec![4, 192, 16], &[0.5; 4 * 192 * 16]));
     let out = d.buffer(Elem::F32, &[normal.shape[0].clone(), Dim::from(64i64)], Place::Output(0));
-    let gemm = Gemm {
-        n: 64,
-        k: 192,
-        depth: 192,
-        input: GemmInput::F32,
-        weight: Elem::F32,
-        epilogue: Expr::arg(0),
-        extras: vec![],
-        output: GemmOutput::F32,
-        precision,
-    };
-    d.step(Kernel::Gemm(gemm), vec![normal, w], &out);
+    d.float_gemm(&normal, &out, precision);
     let port = d.port(&out, "out");
     d.0.outputs.push(port);
     d.0

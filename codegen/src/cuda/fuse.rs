@@ -3,7 +3,7 @@
 
 use fqc_ir::dim::Dim;
 use fqc_ir::expr::Expr;
-use fqc_ir::plan::{Gemm, Kernel, Place, Plan, Precision, RowQuantize, Step, View};
+use fqc_ir::plan::{Kernel, Place, Plan, Precision, RowQuantize, Step, View};
 
 use super::text::divides;
 use super::{Arch, attention, pair};
@@ -27,7 +27,7 @@ pub enum Kind {
     /// Attention and the quantisation that alone reads its result.
     AttentionCodes { attention: Step, codes: RowQuantize },
     /// A gemm, with its columns as pairs, and the quantisation of two of its parts.
-    Pairs { gemm: Gemm, expr: Expr, codes: RowQuantize },
+    Pairs { expr: Expr, codes: RowQuantize },
 }
 
 /// A plan's steps as launches, in order. Constants of a gemm of pairs become what it reads.

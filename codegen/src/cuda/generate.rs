@@ -96,10 +96,10 @@ fn packed_gemm(
         return gemm_sm80::gemm(step, own, stored);
     }
     match kind {
-        Kind::Pairs { gemm, expr, codes } => {
+        Kind::Pairs { expr, codes } => {
             let tables = [step.args.len() - 2, step.args.len() - 1];
             let pairing = Pairing { expr, quantize: codes, tables };
-            gemm::gemm(step, gemm, stored, Some(&pairing))
+            gemm::gemm(step, own, stored, Some(&pairing))
         }
         _ => gemm::gemm(step, own, stored, None),
     }

@@ -70,7 +70,7 @@ pub fn unit(
     let gemm = Gemm { n: columns.len(), ..own.clone() };
     args[1] = packed(plan, &args[1], &gemm);
     paired.insert(args[1].buffer.0, columns);
-    let kind = Kind::Pairs { gemm: gemm.clone(), expr: expr.clone(), codes: quantize.clone() };
+    let kind = Kind::Pairs { expr: expr.clone(), codes: quantize.clone() };
     let results = vec![rows_of_codes(&codes.results[0])?];
     Some(Unit { step: Step { kernel: Kernel::Gemm(gemm), args, results, ..codes.clone() }, kind })
 }

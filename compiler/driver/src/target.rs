@@ -6,6 +6,7 @@ use crate::pipeline::Context;
 use fqbin::TargetImage;
 use fqc_codegen::cuda::{self, Arch, Cache, Compiler, Nvrtc};
 use fqc_ir::plan::Plan;
+use std::rc::Rc;
 
 /// One target of `--target`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,31 +27,39 @@ impl Target {
     }
 }
 
-/// Refuses targets whose compiler is missing, before anything long begins.
-pub fn check(targets: &[Target]) -> Result<(), Failure> {
-    let cuda = targets.iter().any(|target| matches!(target, Target::Cuda(_)));
-    if cuda { nvrtc().map(drop) } else { Ok(()) }
+/// A target and what compiles for it.
+pub enum Toolchain {
+    Cpu,
+    Cuda(Arch, Rc<Compiler>),
+}
+
+/// What compiles for the targets, found before anything long begins.
+pub fn toolchains(targets: &[Target]) -> Result<Vec<Toolchain>, Failure> {
+    let mut compiler: Option<Rc<Compiler>> = None;
+    let one = |target: &Target| match (*target, &compiler) {
+        (Target::Cpu, _) => Ok(Toolchain::Cpu),
+        (Target::Cuda(arch), Some(compiler)) => Ok(Toolchain::Cuda(arch, compiler.clone())),
+        (Target::Cuda(arch), None) => {
+            Ok(Toolchain::Cuda(arch, compiler.insert(Rc::new(nvrtc()?)).clone()))
+        }
+    };
+    targets.iter().map(one).collect()
 }
 
 /// The images of all targets, in the order they were asked for; `cpu` is that of the CPU.
 pub fn images(
     cpu: TargetImage,
     plan: &Plan,
-    targets: &[Target],
+    toolchains: &[Toolchain],
     cx: &Context<'_>,
 ) -> Result<Vec<TargetImage>, Failure> {
     let mut cpu = Some(cpu);
-    let mut compiler = None;
     let mut images: Vec<TargetImage> = Vec::new();
-    for target in targets {
+    for toolchain in toolchains {
         cx.interrupt.check()?;
-        let image = match target {
-            Target::Cpu => cpu.take(),
-            Target::Cuda(arch) => {
-                let compiler = match &compiler {
-                    Some(compiler) => compiler,
-                    None => compiler.insert(nvrtc()?),
-                };
+        let image = match toolchain {
+            Toolchain::Cpu => cpu.take(),
+            Toolchain::Cuda(arch, compiler) => {
                 Some(cuda::generate(plan, *arch, compiler).map_err(|e| failure(&e))?)
             }
         };

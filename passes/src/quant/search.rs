@@ -48,28 +48,28 @@ impl<'a> Search<'a> {
         graph: &'a Graph,
         heads: Heads,
         statistics: &'a Statistics,
-        widths: impl Fn(&Group) -> Vec<Widths> + Sync,
+        widths: impl Fn(&Group) -> Vec<Widths>,
         settings: &'a Settings,
         threads: usize,
     ) -> Self {
         let name = |group: &Group| graph.node(group.input).name.clone();
-        let mut wanted = groups::find(graph, heads);
-        wanted.retain(|group| !widths(group).is_empty());
-        let found = parallel::map(&wanted, threads, |group| {
+        let groups = groups::find(graph, heads).into_iter().map(|g| (widths(&g), g));
+        let wanted: Vec<(Vec<Widths>, Group)> = groups.filter(|(w, _)| !w.is_empty()).collect();
+        let found = parallel::map(&wanted, threads, |(widths, group)| {
             let name = name(group);
             let stats = statistics.get(&name)?;
             let weights = weights(graph, group)?;
-            let curve = |widths: Widths| {
+            let curve = |&widths: &Widths| {
                 let points = frontier(stats, &weights, widths, settings)?;
                 Some((widths, Curve { points, channels: weights.k, weight: 1.0 }))
             };
-            let curves = widths(group).into_iter().map(curve).collect::<Option<Vec<_>>>()?;
+            let curves = widths.iter().map(curve).collect::<Option<Vec<_>>>()?;
             let head = group.linears.iter().any(|&id| groups::is_head(graph, id));
             let work = if head { 0.0 } else { (weights.k * weights.n) as f64 };
             Some(Found { name, group: group.clone(), work, curves })
         });
         let without = wanted.iter().zip(&found).filter(|(_, found)| found.is_none());
-        let left = without.map(|(group, _)| name(group)).collect();
+        let left = without.map(|((_, group), _)| name(group)).collect();
         let found = found.into_iter().flatten().collect();
         Search { graph, statistics, settings, threads, found, left }
     }

@@ -101,6 +101,7 @@ pub struct Args {
 
 pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     check(args)?;
+    let toolchains = target::toolchains(&args.target)?;
     let mut show = |name: &str, graph: &Graph| {
         if args.print_after.as_deref().is_some_and(|p| p == "all" || p == name) {
             eprintln!("; after {name}\n{}", text::print(graph));
@@ -134,7 +135,7 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     // Of all that was compiled, only the targets are written.
     let Compiled { target, plan, graph, float, .. } = compiled;
     drop((graph, float));
-    let targets = target::images(target, &plan, &args.target, &cx)?;
+    let targets = target::images(target, &plan, &toolchains, &cx)?;
     drop(plan);
     let image = Image {
         producer: report.producer.clone(),
@@ -170,8 +171,7 @@ fn layer_scheme(text: &str) -> Result<(String, Scheme), String> {
 /// Refuses what cannot work before anything long begins.
 fn check(args: &Args) -> Result<(), Failure> {
     args.calib.check()?;
-    check_folder(&args.output)?;
-    target::check(&args.target)
+    check_folder(&args.output)
 }
 
 /// The configuration file, if any, overruled by the command line.

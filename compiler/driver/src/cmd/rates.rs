@@ -22,11 +22,11 @@ pub struct Rates {
     bf16_gops: f64,
     f32_gops: f64,
     /// Copies, by the bytes that they read and write: 10^9 bytes a second.
-    copies: Vec<Copy>,
+    copies: Vec<CopyRate>,
 }
 
 #[derive(Serialize)]
-struct Copy {
+struct CopyRate {
     bytes: usize,
     gb_s: f64,
 }
@@ -35,7 +35,7 @@ impl Rates {
     pub fn measure(level: Level, threads: usize) -> Result<Rates, Failure> {
         let ceiling = Ceiling::new(level).map_err(Failure::internal)?;
         let rate = |unit| ceiling.rate(unit, threads, BUDGET);
-        let copy = |bytes| Copy { bytes, gb_s: ceiling.copy(bytes, threads, BUDGET) };
+        let copy = |bytes| CopyRate { bytes, gb_s: ceiling.copy(bytes, threads, BUDGET) };
         Ok(Rates {
             codes_gops: rate(Unit::Codes),
             bf16_gops: rate(Unit::Bf16),
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn the_slower_of_arithmetic_and_memory_bounds() {
-        let copies = vec![Copy { bytes: 100, gb_s: 10.0 }, Copy { bytes: 1000, gb_s: 2.0 }];
+        let copies = vec![CopyRate { bytes: 100, gb_s: 10.0 }, CopyRate { bytes: 1000, gb_s: 2.0 }];
         let rates = Rates { codes_gops: 4.0, bf16_gops: 2.0, f32_gops: 1.0, copies };
         assert_eq!(rates.floor_ns("gemm_i8", 80.0, 100.0), 20.0);
         assert_eq!(rates.floor_ns("gemm_i4", 80.0, 500.0), 250.0);
