@@ -16,6 +16,11 @@ pub fn demo() -> Result<()> {
 /// Builds the command-line program in release mode and says where it is.
 pub fn build_fqc() -> Result<PathBuf> {
     println!("building fqc");
-    shell::run(shell::cargo().args(["build", "--release", "--package", "fqc", "--bin", "fqc"]))?;
+    // The other packages build nothing; they ask for the features that the tests need, so that
+    // `cargo xtask test` finds everything outside the workspace built.
+    let packages = ["fqc", "fqc-tests", "fqc-cuda-bench"].map(|package| ["--package", package]);
+    let mut build = shell::cargo();
+    build.args(["build", "--release", "--bin", "fqc"]).args(packages.as_flattened());
+    shell::run(&mut build)?;
     Ok(shell::target()?.join("release/fqc"))
 }
