@@ -17,7 +17,7 @@ use fqc_kernels::{GemmDesc, Operand, Stride, pack};
 use inkwell::context::Context;
 
 /// Rows, depth, columns.
-const SHAPES: [(usize, usize, usize); 10] = [
+const SHAPES: [(usize, usize, usize); 12] = [
     (4096, 384, 1536),
     (4096, 384, 384),
     (4096, 1536, 384),
@@ -28,6 +28,8 @@ const SHAPES: [(usize, usize, usize); 10] = [
     (1, 384, 1536),
     (16, 576, 1536),
     (1, 1536, 576),
+    (256, 576, 49_152),
+    (1, 576, 49_152),
 ];
 
 /// Rows up to which the weights come from memory, as they do where a model has many layers: each
@@ -50,13 +52,17 @@ fn main() {
         let (near, far) = (copy(1 << 19), copy(1 << 28));
         println!("{threads} threads: bf16 {bf16:.0} GOP/s, copies {near:.0} and {far:.0} GB/s");
     }
-    for weights in [&[Elem::I8, Elem::I4][..], &[Elem::F32]] {
-        let quantized = weights[0] != Elem::F32;
-        let unit = if quantized { Unit::Codes } else { Unit::F32 };
+    for weights in [&[Elem::I8, Elem::I4][..], &[Elem::BF16], &[Elem::F32]] {
+        let quantized = !weights[0].is_float();
+        let (what, unit) = match weights[0] {
+            Elem::F32 => ("floats", Unit::F32),
+            Elem::BF16 => ("bf16", Unit::Bf16),
+            _ => ("codes", Unit::Codes),
+        };
         let peaks = [1, 2].map(|threads| ceiling.rate(unit, threads, budget));
         println!(
             "{} at {}: peak {:.0} GOP/s with 1 thread, {:.0} with 2",
-            if quantized { "codes" } else { "floats" },
+            what,
             level.name(),
             peaks[0],
             peaks[1]
@@ -153,7 +159,7 @@ impl Case {
         output: GemmOutput,
         gelu: bool,
     ) -> Case {
-        let quantized = weight != Elem::F32;
+        let quantized = !weight.is_float();
         let biased = Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::arg(1));
         let epilogue = if gelu { Expr::unary(UnaryOp::Gelu, biased) } else { biased };
         let wide = if matches!(output, GemmOutput::Codes { .. }) { 1 } else { 4 };
@@ -177,11 +183,19 @@ impl Case {
         let compile_ms = begin.elapsed().as_secs_f64() * 1e3;
         let element = if quantized { 1 } else { 4 };
         let columns = pack::groups(n) * pack::GROUP;
-        let weight_bytes = weight.bytes(pack::packed_len(k, n));
+        let weight_bytes = weight.bytes(pack::packed_len(desc.packed_rows(), n));
         let copies = if rows <= FEW_ROWS { COPIES_BYTES / weight_bytes } else { 1 };
         let noise = |size: usize| (0..size + 64).map(|i| (i * i % 61) as u8).collect::<Vec<u8>>();
         let table = |value: f32| value.to_le_bytes().repeat(columns + 16);
-        let mut buffers = vec![noise(rows * k * element), noise(weight_bytes * copies)];
+        let operand = |bytes: usize, wide: usize| match (weight, wide) {
+            // Noise has numbers near zero, which take longer, and NaNs.
+            (Elem::BF16 | Elem::F32, 4) => 0.5f32.to_le_bytes().repeat(bytes / 4 + 16),
+            (Elem::BF16, _) => [0, 0x3f].repeat(bytes / 2 + 32),
+            _ => noise(bytes),
+        };
+        let wide_weight = if weight == Elem::BF16 { 2 } else { element };
+        let mut buffers =
+            vec![operand(rows * k * element, element), operand(weight_bytes * copies, wide_weight)];
         if quantized {
             // Results of about one.
             buffers.extend([table(1e-3 / k as f32), table(0.0)]);

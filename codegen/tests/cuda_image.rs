@@ -57,18 +57,24 @@ impl Draft {
     }
 
     /// A layer that stays float, of 192 channels to 64.
-    fn float_gemm(&mut self, x: &View, result: &View, precision: Precision) {
-        let w = self.table(Const::f32(vec![4, 192, 16], &[0.5; 4 * 192 * 16]));
+    fn float_gemm(&mut self, x: &View, result: &View, weight: Elem) {
+        let (values, k) = ([0.5; 192 * 64], 192);
+        let w = self.table(match weight {
+            Elem::BF16 => {
+                let bytes = pack::pack_bf16(&values, k, 64);
+                Const::new(weight, vec![4, k / 2, 16, 2], bytes).expect("two bytes a value")
+            }
+            _ => Const::f32(vec![4, k, 16], &pack::pack_f32(&values, k, 64)),
+        });
         let gemm = Gemm {
             n: 64,
             k: 192,
             depth: 192,
             input: GemmInput::F32,
-            weight: Elem::F32,
+            weight,
             epilogue: Expr::arg(0),
             extras: vec![],
             output: GemmOutput::F32,
-            precision,
         };
         self.step(Kernel::Gemm(gemm), vec![x.clone(), w], result);
     }
@@ -132,9 +138,7 @@ impl Draft {
             _ => Expr::binary(BinaryOp::Add, Expr::unary(UnaryOp::Gelu, sum), Expr::arg(2)),
         };
         let input = GemmInput::Codes { signed: true };
-        let precision = Precision::F32;
-        let gemm =
-            Gemm { n, k, depth: k, input, weight: elem, epilogue, extras, output, precision };
+        let gemm = Gemm { n, k, depth: k, input, weight: elem, epilogue, extras, output };
         self.step(Kernel::Gemm(gemm), args, &out);
         out
     }
@@ -177,7 +181,7 @@ fn plan() -> Plan {
     let qkv = d.gemm(&wide, 192, 4, GemmOutput::F32);
     d.gemm(&wide, 33, 8, GemmOutput::F32);
     let product = d.arena(Elem::F32, &[qkv.shape[0].clone(), Dim::from(64i64)]);
-    d.float_gemm(&qkv, &product, Precision::F32);
+    d.float_gemm(&qkv, &product, Elem::F32);
     // Attention with a mask, and causal in bf16.
     let head = |i: i64| View {
         buffer: qkv.buffer,
@@ -327,7 +331,7 @@ fn layer() -> Plan {
     let norm = Kernel::Norm { kind, epsilon: 1e-5, float: true, quantize: None };
     d.step(norm, vec![down, gamma], &normal);
     let out = d.buffer(Elem::F32, &[normal.shape[0].clone(), Dim::from(64i64)], Place::Output(0));
-    d.float_gemm(&normal, &out, precision);
+    d.float_gemm(&normal, &out, Elem::BF16);
     let port = d.port(&out, "out");
     d.0.outputs.push(port);
     d.0
@@ -376,7 +380,7 @@ fn steps_that_belong_together_are_one_launch() {
     };
     // Four rotations and a copy of the values; attention with its codes; the gated product.
     let before = ["rms_norm", "gemm_i8", "pointwise", "attention"];
-    let after = ["gemm_i8", "rms_norm", "gemm_f32"];
+    let after = ["gemm_i8", "rms_norm", "gemm_bf16"];
     let want = |gated: &[&'static str]| [&before[..], gated, &after[..]].concat();
     assert_eq!(families(Arch::Sm90a), want(&["gemm_i8"]));
     assert_eq!(families(Arch::Sm80), want(&["gemm_i8", "quantize"]));

@@ -32,6 +32,10 @@ const SHARED_LEFT: usize = 1 << 19;
 /// Most row blocks that share a panel.
 const SHARED_BLOCKS: usize = 8;
 
+/// Rows by which the tiles of a group of row blocks may be more than its share: one tile because
+/// shares are rounded, one because the last is not full. No level has tiles of more than 32 rows.
+const TILE_SLACK: usize = 64;
+
 /// Multiply-adds below which a task is not worth handing to another thread.
 const TASK_MACS: usize = 32_768;
 
@@ -60,12 +64,12 @@ pub enum Operand {
 #[derive(Clone, PartialEq, Debug)]
 pub struct GemmDesc {
     pub n: usize,
-    /// Rows of the packed weight; for codes a multiple of [`pack::K_ALIGN`].
+    /// Rows of the weight; for codes a multiple of [`pack::K_ALIGN`].
     pub k: usize,
     /// Rows up to the last that is not all zeros, at most `k`.
     pub depth: usize,
     pub input: GemmInput,
-    /// f32, or for codes i8 or i4.
+    /// f32 or bf16, or for codes i8 or i4.
     pub weight: Elem,
     pub row_stride: Stride,
     pub epilogue: Expr,
@@ -157,16 +161,35 @@ impl GemmDesc {
         self.scratch_widened() + widened
     }
 
+    /// Rows of the packed weight.
+    pub fn packed_rows(&self) -> usize {
+        match self.weight {
+            Elem::BF16 => self.k.next_multiple_of(pack::BF16_K_ALIGN),
+            _ => self.k,
+        }
+    }
+
+    /// Where the rounded rows of the left operand of a bf16 weight begin in a call's scratch.
+    pub fn scratch_rounded(&self) -> usize {
+        self.scratch_widened()
+    }
+
     /// Scratch of a call in bytes, the same at every level.
     pub fn scratch_bytes(&self) -> u64 {
-        let panel = if self.weight == Elem::I4 { PANEL * self.k } else { 0 };
-        (self.scratch_panel() + panel) as u64
+        let more = match self.weight {
+            Elem::I4 => PANEL * self.k,
+            // Levels without products of bf16 keep what they round as f32. Behind the rows of the
+            // blocks is room for those that tiles reach.
+            Elem::BF16 => (self.shared_blocks() * ROW_BLOCK + TILE_SLACK) * self.packed_rows() * 4,
+            _ => 0,
+        };
+        (self.scratch_panel() + more) as u64
     }
 
     /// Row blocks that pass by one panel of the weight before the next one comes, where code keeps
     /// a panel.
     pub fn shared_blocks(&self) -> usize {
-        let row = self.k.max(1) * if self.is_quantized() { 1 } else { 4 };
+        let row = self.k.max(1) * if self.is_quantized() { 1 } else { self.weight.bytes(1) };
         (SHARED_LEFT / (ROW_BLOCK * row)).clamp(1, SHARED_BLOCKS)
     }
 
@@ -186,7 +209,7 @@ impl GemmDesc {
             return Err(format!("depth {} is not a multiple of {}", self.k, pack::K_ALIGN));
         }
         match (self.is_quantized(), self.weight) {
-            (false, Elem::F32) | (true, Elem::I8) => {}
+            (false, Elem::F32 | Elem::BF16) | (true, Elem::I8) => {}
             (true, Elem::I4) if self.k <= pack::I4_K_MAX => {}
             (true, Elem::I4) => return Err(format!("depth {} of a weight of i4", self.k)),
             (_, elem) => return Err(format!("a weight of {elem} for {:?}", self.input)),

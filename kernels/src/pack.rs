@@ -3,8 +3,11 @@
 //! INT8 weights lie as `[N/16][K/4][16][4]`: sixteen columns, and for each of them four
 //! consecutive rows of K, are one 64-byte line. A line is a `vpdpbusd` operand, sixteen lines are
 //! an AMX tile. INT4 weights lie as `[N/16][K/8][16][4][2]`, two codes a byte: the low halves of 64
-//! bytes are one such line, the high halves the next. f32 weights lie as `[N/16][K][16]`. Columns
+//! bytes are one such line, the high halves the next. bf16 weights lie as `[N/16][K/2][16][2]`: a line
+//! is a `vdpbf16ps` operand, sixteen of them an AMX tile. f32 weights lie as `[N/16][K][16]`. Columns
 //! past N and rows past K hold zero, so that a kernel never looks at a tail of the weight.
+
+use half::bf16;
 
 /// Columns of one packed group.
 pub const GROUP: usize = 16;
@@ -17,6 +20,12 @@ pub const HALVES: usize = 2;
 
 /// Multiple that K of a weight of codes is padded to.
 pub const K_ALIGN: usize = 64;
+
+/// Consecutive rows of K that lie side by side in a packed bf16 weight.
+pub const PAIR: usize = 2;
+
+/// Multiple that K of a bf16 weight is padded to: the rows of a tile.
+pub const BF16_K_ALIGN: usize = 32;
 
 /// Most rows of an INT4 weight: kernels may sum sixteen times the products of its codes and of
 /// bytes, and so many stay within 32 bits.
@@ -72,6 +81,27 @@ pub fn i4_index(row: usize, column: usize, k_padded: usize) -> usize {
     let (line, byte) = (row / DOT, row % DOT);
     let pair = i8_index(line / HALVES * DOT + byte, column, k_padded / HALVES);
     pair * HALVES + line % HALVES
+}
+
+/// Packs a row-major `[k, n]` f32 weight as bf16, each value rounded to the nearest, half to even;
+/// the result has `k` rows rounded up to [`BF16_K_ALIGN`], little-endian.
+pub fn pack_bf16(w: &[f32], k: usize, n: usize) -> Vec<u8> {
+    assert_eq!(w.len(), k * n, "a row-major [{k}, {n}] weight");
+    let mut packed = vec![0; packed_len(k.next_multiple_of(BF16_K_ALIGN), n) * 2];
+    for (row, line) in w.chunks_exact(n.max(1)).enumerate() {
+        for (column, &value) in line.iter().enumerate() {
+            let at = 2 * bf16_index(row, column, k);
+            packed[at..at + 2].copy_from_slice(&bf16::from_f32(value).to_le_bytes());
+        }
+    }
+    packed
+}
+
+/// Where the value of a row and a column lies in a packed bf16 weight of `k` rows.
+pub fn bf16_index(row: usize, column: usize, k: usize) -> usize {
+    let pairs = k.next_multiple_of(BF16_K_ALIGN) / PAIR;
+    let (group, lane) = (column / GROUP, column % GROUP);
+    ((group * pairs + row / PAIR) * GROUP + lane) * PAIR + row % PAIR
 }
 
 /// Packs a row-major `[k, n]` f32 weight.
@@ -154,6 +184,28 @@ mod tests {
             }
         }
         assert_eq!(packed.iter().filter(|&&value| value != 0.0).count(), k * n);
+    }
+
+    #[test]
+    fn a_line_of_bf16_holds_two_rows_of_sixteen_columns_rounded_half_to_even() {
+        let (k, n) = (3, 17);
+        let w: Vec<f32> = (1..=k * n).map(|i| i as f32).collect();
+        let packed: Vec<bf16> = pack_bf16(&w, k, n)
+            .chunks_exact(2)
+            .map(|bytes| bf16::from_le_bytes([bytes[0], bytes[1]]))
+            .collect();
+        assert_eq!(packed.len(), 2 * 32 * 16);
+        assert_eq!(packed[..4].iter().map(|x| x.to_f32()).collect::<Vec<_>>(), [1., 18., 2., 19.]);
+        for row in 0..k {
+            for column in 0..n {
+                assert_eq!(packed[bf16_index(row, column, k)].to_f32(), w[row * n + column]);
+            }
+        }
+        assert_eq!(packed.iter().filter(|&&value| value != bf16::ZERO).count(), k * n);
+        // 257 and 259 are ties.
+        let ties = pack_bf16(&[257.0, 259.0], 1, 2);
+        assert_eq!(ties[..2], bf16::from_f32(256.0).to_le_bytes());
+        assert_eq!(ties[4..6], bf16::from_f32(260.0).to_le_bytes());
     }
 
     #[test]

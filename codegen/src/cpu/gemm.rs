@@ -24,7 +24,7 @@ pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError
     desc.check().map_err(|reason| CpuError::Unsupported { kernel: name.to_owned(), reason })?;
     code.kernel(name, |b| {
         let gemm = Gemm::new(b, desc);
-        if desc.is_quantized() && code.level() == Level::AmxInt8 {
+        if desc.weight != Elem::F32 && code.level() == Level::AmxInt8 {
             Amx::new(&gemm, &Native).run();
         } else if desc.is_quantized() {
             gemm.walk(gemm.dot_rows(), |at| gemm.dot_tile(at));
@@ -55,8 +55,17 @@ pub(super) struct Tile<'c> {
     /// Panel of the weight.
     pub panel: Val<'c>,
     pub columns: Columns,
+    pub left: Left<'c>,
     /// Where the codes of the columns are.
     pub weight: Weight<'c>,
+}
+
+/// Where the left operand's rows are: all from the first on, or a group of them in scratch.
+#[derive(Clone, Copy)]
+pub(super) struct Left<'c> {
+    pub at: Val<'c>,
+    /// Row that lies there.
+    pub first: Val<'c>,
 }
 
 /// The kernel being emitted: its buffers and sizes as values.
@@ -93,9 +102,13 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         Gemm { b, desc, rows, left, weight, scale, start, operands, inverse, lo, out, tile }
     }
 
-    /// Bytes of an element of the left operand.
+    /// Bytes of an element of the left operand, as inner products read it.
     pub fn left_bytes(&self) -> i64 {
-        if self.desc.is_quantized() { 1 } else { 4 }
+        match self.desc.is_quantized() {
+            true => 1,
+            false if self.in_pairs() => 2,
+            false => 4,
+        }
     }
 
     /// Element of an accumulator.
@@ -111,10 +124,25 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         }
     }
 
+    /// Bytes of a row of the left operand that the whole packed weight takes.
+    pub fn left_depth(&self) -> usize {
+        self.desc.packed_rows() * self.left_bytes() as usize
+    }
+
+    /// Distance between rows of the left operand, as inner products read it.
+    pub fn left_stride(&self) -> Stride {
+        if self.rounds() { self.rounded_stride() } else { self.desc.row_stride }
+    }
+
     /// Row `row` of the left operand.
-    pub fn left_row(&self, row: Val<'c>) -> Val<'c> {
-        let stride = self.stride_bytes(self.desc.row_stride, self.left_bytes());
-        self.b.offset(self.left, self.b.mul(row, stride))
+    pub fn left_row(&self, left: Left<'c>, row: Val<'c>) -> Val<'c> {
+        let stride = self.stride_bytes(self.left_stride(), self.left_bytes());
+        self.b.offset(left.at, self.b.mul(self.b.sub(row, left.first), stride))
+    }
+
+    /// The left operand where the caller has it.
+    pub fn left_all(&self) -> Left<'c> {
+        Left { at: self.left, first: self.b.i64c(0) }
     }
 
     /// A per-column table of four-byte elements at the first column of a panel.
@@ -128,30 +156,42 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         let panels = b.i64c(self.desc.panels() as i64);
         b.for_range(b.begin(), b.end(), 1, |item| {
             let (block, panel) = (b.udiv(item, panels), b.urem(item, panels));
-            self.item(tile_rows, block, panel, self.packed(panel), &tile);
+            let (left, weight) = (self.left_all(), self.packed(panel));
+            self.item(tile_rows, [block, panel], left, weight, &tile);
         });
     }
 
     /// The same, several row blocks passing by a panel before the next one comes: for a weight that
     /// is unpacked panel by panel or large, and for rows too deep to stay in the first-level cache.
+    /// Rows that are rounded are so once for all panels.
     pub fn walk_grouped(&self, tile_rows: i64, tile: impl Fn(Tile<'c>)) {
         let b = self.b;
         let unpacks = self.desc.weight == Elem::I4;
         let (shared, panels) = (self.desc.shared_blocks() as i64, self.desc.panels() as i64);
         let blocks = self.up(self.rows, ROW_BLOCK as i64);
         let none = b.i64c(-1);
-        b.for_carried(b.begin(), b.end(), 1, &[none], |item, unpacked| {
+        let init = if self.rounds() { vec![none; 2] } else { vec![none] };
+        b.for_carried(b.begin(), b.end(), 1, &init, |item, done| {
             let first = b.mul(b.udiv(item, b.i64c(shared * panels)), b.i64c(shared));
             let rest = b.sub(item, b.mul(first, b.i64c(panels)));
             let count = b.smin(b.i64c(shared), b.sub(blocks, first));
             let (block, panel) = (b.add(first, b.urem(rest, count)), b.udiv(rest, count));
             if unpacks {
-                let fresh = b.icmp(IntPredicate::NE, panel, unpacked[0]);
+                let fresh = b.icmp(IntPredicate::NE, panel, done[0]);
                 b.when(fresh, || self.unpack(panel));
             }
             let weight = if unpacks { self.unpacked() } else { self.packed(panel) };
-            self.item(tile_rows, block, panel, weight, &tile);
-            vec![panel]
+            if !self.rounds() {
+                self.item(tile_rows, [block, panel], self.left_all(), weight, &tile);
+                return vec![panel];
+            }
+            let row = |block| b.mul(self.first_tile(tile_rows, block), b.i64c(tile_rows));
+            let (from, to) = (row(first), b.smin(row(b.add(first, count)), self.rows));
+            let fresh = b.icmp(IntPredicate::NE, first, done[1]);
+            b.when(fresh, || self.round_rows(from, to));
+            let left = Left { at: self.rounded(), first: from };
+            self.item(tile_rows, [block, panel], left, weight, &tile);
+            vec![panel, first]
         });
     }
 
@@ -160,24 +200,29 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         self.b.udiv(self.b.add(value, self.b.i64c(by - 1)), self.b.i64c(by))
     }
 
-    /// The tiles of one item. Row blocks get whole tiles and as equal a share of them as can be.
+    /// The first tile of a row block: blocks get whole tiles and as equal a share of them as can be.
+    fn first_tile(&self, tile_rows: i64, block: Val<'c>) -> Val<'c> {
+        let (blocks, tiles) = (self.up(self.rows, ROW_BLOCK as i64), self.up(self.rows, tile_rows));
+        self.b.udiv(self.b.mul(block, tiles), blocks)
+    }
+
+    /// The tiles of one item.
     fn item(
         &self,
         tile_rows: i64,
-        block: Val<'c>,
-        panel: Val<'c>,
+        [block, panel]: [Val<'c>; 2],
+        left: Left<'c>,
         weight: Weight<'c>,
         tile: &impl Fn(Tile<'c>),
     ) {
         let b = self.b;
-        let (blocks, tiles) = (self.up(self.rows, ROW_BLOCK as i64), self.up(self.rows, tile_rows));
-        let share = |block| b.udiv(b.mul(block, tiles), blocks);
-        let (first, last) = (share(block), share(b.add(block, b.i64c(1))));
+        let first = self.first_tile(tile_rows, block);
+        let last = self.first_tile(tile_rows, b.add(block, b.i64c(1)));
         self.columns(panel, |columns| {
             b.for_range(first, last, 1, |i| {
                 let row = b.mul(i, b.i64c(tile_rows));
                 let rows = b.smin(b.sub(self.rows, row), b.i64c(tile_rows));
-                tile(Tile { row, rows, panel, columns, weight });
+                tile(Tile { row, rows, panel, columns, left, weight });
             });
         });
     }

@@ -1,10 +1,12 @@
 //! Inner products of a gemm tile in AMX tile registers.
 //!
+//! Codes, or pairs of bf16 in as many bytes: what is said of K counts bytes of a row.
+//!
 //! Two tiles of sixteen rows by two of sixteen columns; the left operand is loaded straight from
-//! its rows and the packed weight (an INT4 panel once it is unpacked) is in tile order. Tiles are numbered by hand: 0 to 3 accumulate,
+//! its rows (in scratch where they are rounded) and the packed weight (an INT4 panel once it is unpacked) is in tile order. Tiles are numbered by hand: 0 to 3 accumulate,
 //! 4 and 5 hold rows, 6 and 7 columns. The last rows of an operand are reached by a tile that
-//! overlaps the one before, so that nothing beyond them is read; only a call with fewer than
-//! sixteen rows in all has shorter tiles.
+//! overlaps the one before, so that nothing beyond them is read, unless they are in scratch; only a
+//! call with fewer than sixteen rows in all has shorter tiles.
 
 use fqc_ir::Elem;
 use fqc_kernels::gemm::PANEL;
@@ -45,7 +47,6 @@ pub(super) struct Amx<'g, 'k, 'm, 'c, O> {
     gemm: &'g Gemm<'k, 'm, 'c>,
     ops: &'g O,
     left_stride: Val<'c>,
-    start: Val<'c>,
     /// Height of the tiles of this call.
     height: Val<'c>,
     /// Memory of [`NOTES`] numbers on the stack.
@@ -58,8 +59,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         Amx {
             gemm,
             ops,
-            left_stride: gemm.stride_bytes(gemm.desc.row_stride, 1),
-            start: gemm.start.expect("a gemm of codes has a table of first accumulators"),
+            left_stride: gemm.stride_bytes(gemm.left_stride(), gemm.left_bytes()),
             // Tiles without rows are no valid configuration; a call without rows has no items.
             height: b.smax(b.smin(gemm.rows, b.i64c(HEIGHT)), b.i64c(1)),
             notes: b.alloca(b.vec(b.int(64), 8), 64).into(),
@@ -70,7 +70,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let b = self.gemm.b;
         self.ops.configure(b, b.scratch(), self.height);
         self.keep_none();
-        if self.gemm.desc.weight == Elem::I4 || self.is_deep() {
+        if self.gemm.desc.weight == Elem::I4 || self.gemm.rounds() || self.is_deep() {
             self.gemm.walk_grouped(2 * HEIGHT, |at| self.tile(at));
         } else {
             self.gemm.walk(2 * HEIGHT, |at| self.tile(at));
@@ -84,7 +84,8 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         // The last tile starts early enough to end with the operand.
         let latest = b.sub(self.gemm.rows, self.height);
         let (upper, lower) = (at.row, b.add(at.row, b.i64c(HEIGHT)));
-        let first = [b.smin(upper, latest), b.smin(lower, latest)];
+        let near = |row| if self.gemm.rounds() { row } else { b.smin(row, latest) };
+        let first = [near(upper), near(lower)];
         let skipped = [b.sub(upper, first[0]), b.sub(lower, first[1])];
         let both = b.icmp(IntPredicate::SGT, at.rows, b.i64c(HEIGHT));
         if at.columns == WHOLE && self.overlaps() {
@@ -110,7 +111,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
 
     /// Rows of the tile before that are finished in a step of products.
     fn share(&self) -> i64 {
-        let steps = self.gemm.desc.k / K_ALIGN;
+        let steps = self.gemm.left_depth() / K_ALIGN;
         (2 * HEIGHT as usize).div_ceil(steps) as i64
     }
 
@@ -171,7 +172,8 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let value = |i: usize| b.load(b.int(64), self.note(i), 8);
         let panel = value(2);
         let weight = self.gemm.packed(panel);
-        let tile = Tile { row: value(1), rows: value(0), panel, columns: WHOLE, weight };
+        let left = self.gemm.left_all();
+        let tile = Tile { row: value(1), rows: value(0), panel, columns: WHOLE, left, weight };
         Kept { tile, skipped: [value(3), value(4)] }
     }
 
@@ -193,9 +195,9 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
     /// beginning of the next: a tile is loaded faster than the second-level cache answers.
     fn prefetch_weight(&self, at: Tile<'c>, k: Val<'c>, ahead: i64) {
         let b = self.gemm.b;
-        let steps = (self.gemm.desc.k / K_ALIGN) as i64;
+        let steps = (self.gemm.left_depth() / K_ALIGN) as i64;
         let later = b.add(k, b.i64c(ahead.min(steps) * K_ALIGN as i64));
-        let depth = b.i64c(self.gemm.desc.k as i64);
+        let depth = b.i64c(self.gemm.left_depth() as i64);
         let skipped = b.i64c((i64::from(at.columns.groups) - 1) * at.weight.group_bytes);
         let past = b.icmp(IntPredicate::SGE, later, depth);
         let skipped = b.select(past, skipped, b.i64c(0));
@@ -209,7 +211,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
 
     /// Whether the rows of an item do not stay in the first-level cache.
     fn is_deep(&self) -> bool {
-        self.gemm.desc.k > LEFT_STAYS
+        self.gemm.left_depth() > LEFT_STAYS
     }
 
     /// Accumulators of one or two tiles of rows, into scratch; meanwhile the tile that lies there is
@@ -217,16 +219,19 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
     fn products(&self, at: Tile<'c>, first: &[Val<'c>], kept: Option<&Kept<'c>>) {
         let (b, ops) = (self.gemm.b, self.ops);
         let groups = at.columns.groups as u8;
-        let start = self.gemm.column_table(self.start, at.panel);
+        let start = self.gemm.start.map(|start| self.gemm.column_table(start, at.panel));
         let sum = |row: u8, group: u8| 2 * row + group;
-        let rows: Vec<_> = first.iter().map(|&row| self.gemm.left_row(row)).collect();
+        let rows: Vec<_> = first.iter().map(|&row| self.gemm.left_row(at.left, row)).collect();
         for group in 0..groups {
-            let from = b.offset(start, b.i64c(64 * i64::from(group)));
+            let from = start.map(|start| b.offset(start, b.i64c(64 * i64::from(group))));
             for row in 0..rows.len() as u8 {
-                ops.load(b, sum(row, group), from, b.i64c(0));
+                match from {
+                    Some(from) => ops.load(b, sum(row, group), from, b.i64c(0)),
+                    None => ops.zero(b, sum(row, group)),
+                }
             }
         }
-        let depth = b.i64c(self.gemm.desc.k as i64);
+        let depth = b.i64c(self.gemm.left_depth() as i64);
         let kept = kept.map(|kept| (kept, Epilogue::new(self.gemm, kept.tile)));
         let share = self.share();
         b.for_range(b.i64c(0), depth, K_ALIGN as i64, |k| {
@@ -244,7 +249,11 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
                 let from = b.i64c(i64::from(group) * at.weight.group_bytes);
                 ops.load(b, 6 + group, b.offset(line, from), b.i64c(64));
                 for row in 0..rows.len() as u8 {
-                    ops.dot(b, sum(row, group), 4 + row, 6 + group);
+                    if self.gemm.in_pairs() {
+                        ops.dot_bf16(b, sum(row, group), 4 + row, 6 + group);
+                    } else {
+                        ops.dot(b, sum(row, group), 4 + row, 6 + group);
+                    }
                 }
             }
             if let Some((kept, epilogue)) = &kept {

@@ -1,6 +1,6 @@
 //! Inner products of a gemm tile in vector registers: `vpdpbusd` (AVX-512 VNNI), `vpmaddwd` on
 //! widened operands (AVX2, which so never saturates; `vpmaddubsw` for weights of four bits, which
-//! does not either) and fused multiply-adds (f32).
+//! does not either), `vdpbf16ps` (AVX-512 BF16) and fused multiply-adds (f32, and bf16 elsewhere).
 //!
 //! Every accumulator takes its terms in the order of K. Integer sums are exact whatever the
 //! order; float sums depend on neither the number of rows nor the cut into tasks.
@@ -8,9 +8,10 @@
 use fqbin::Level;
 use fqc_kernels::Stride;
 use fqc_kernels::gemm::{PANEL, WIDENED_ROWS};
-use fqc_kernels::pack::{DOT, GROUP};
+use fqc_kernels::pack::{DOT, GROUP, PAIR};
 use inkwell::IntPredicate;
 
+use super::attention_bf16;
 use super::build::Val;
 use super::gemm::{Gemm, Tile};
 use super::gemm_weight::Weight;
@@ -44,7 +45,7 @@ impl<'c> Gemm<'_, '_, 'c> {
             is_full,
             || {
                 self.prefetch(at, full);
-                let left = self.left_row(at.row);
+                let left = self.left_row(at.left, at.row);
                 self.dot_run(at, Rows { left, tile: self.tile, count: full as u32 });
                 Vec::new()
             },
@@ -65,7 +66,7 @@ impl<'c> Gemm<'_, '_, 'c> {
             let after = b.if_else(
                 taken,
                 || {
-                    let left = self.left_row(b.add(at.row, done));
+                    let left = self.left_row(at.left, b.add(at.row, done));
                     let tile = b.offset(self.tile, b.mul(done, b.i64c(TILE_ROW)));
                     self.dot_run(at, Rows { left, tile, count: count as u32 });
                     vec![b.add(done, b.i64c(count))]
@@ -78,11 +79,12 @@ impl<'c> Gemm<'_, '_, 'c> {
 
     fn dot_run(&self, at: Tile<'c>, rows: Rows<'c>) {
         match (self.start, self.b.level()) {
+            (None, _) if self.in_pairs() => self.dot_words(at, rows, None),
             (None, _) => self.dot_f32(at, rows),
             (Some(start), Level::Avx2) => {
                 self.dot_avx2(at, rows, self.column_table(start, at.panel));
             }
-            (Some(start), _) => self.dot_vnni(at, rows, self.column_table(start, at.panel)),
+            (Some(start), _) => self.dot_words(at, rows, Some(self.column_table(start, at.panel))),
         }
     }
 
@@ -96,7 +98,7 @@ impl<'c> Gemm<'_, '_, 'c> {
     fn row_pointers(&self, rows: Rows<'c>) -> Vec<Val<'c>> {
         let b = self.b;
         (0..i64::from(rows.count))
-            .map(|row| match self.desc.row_stride {
+            .map(|row| match self.left_stride() {
                 Stride::Const(stride) => {
                     b.offset(rows.left, b.i64c(row * stride * self.left_bytes()))
                 }
@@ -108,22 +110,32 @@ impl<'c> Gemm<'_, '_, 'c> {
             .collect()
     }
 
-    /// `vpdpbusd`: four rows of K a step, the left operand's bytes broadcast.
-    fn dot_vnni(&self, at: Tile<'c>, rows: Rows<'c>, start: Val<'c>) {
+    /// `vpdpbusd`, or without `start` `vdpbf16ps`: a word of the left operand, four codes or two bf16,
+    /// is broadcast and multiplied with a line of the weight. K counts bytes of the left operand.
+    fn dot_words(&self, at: Tile<'c>, rows: Rows<'c>, start: Option<Val<'c>>) {
         const UNROLL: i64 = 4;
         let b = self.b;
-        let ty = b.i32v(16);
+        let ty = b.vec(self.accumulator(), 16);
         let (groups, weight) = (at.columns.groups, at.weight);
-        let shift = b.iconst(ty, weight.shift());
-        let splits = (CHAINS / (rows.count * groups)).clamp(1, UNROLL as u32);
+        let shift = b.iconst(b.i32v(16), weight.shift());
+        // The order of float sums is to be the same however many rows there are.
+        let splits = match start {
+            Some(_) => (CHAINS / (rows.count * groups)).clamp(1, UNROLL as u32),
+            None => 1,
+        };
         let mut init = vec![b.zero(ty); (splits * rows.count * groups) as usize];
-        for (i, first) in init.iter_mut().take((rows.count * groups) as usize).enumerate() {
-            let group = i as i64 % i64::from(groups);
-            *first = b.shl(b.load(ty, b.offset(start, b.i64c(64 * group)), 4), shift);
+        if let Some(start) = start {
+            for (i, first) in init.iter_mut().take((rows.count * groups) as usize).enumerate() {
+                let group = i as i64 % i64::from(groups);
+                *first = b.shl(b.load(ty, b.offset(start, b.i64c(64 * group)), 4), shift);
+            }
         }
         let pointers = self.row_pointers(rows);
         let step = UNROLL * DOT as i64;
-        let depth = self.depth(DOT as i64);
+        let depth = match start {
+            Some(_) => self.depth(DOT as i64),
+            None => self.desc.k.next_multiple_of(PAIR) as i64 * self.left_bytes(),
+        };
         let advance = |k: Val<'c>, dots: i64, carried: &[Val<'c>]| {
             let mut sums = carried.to_vec();
             for u in 0..dots {
@@ -133,11 +145,16 @@ impl<'c> Gemm<'_, '_, 'c> {
                 for (row, &pointer) in pointers.iter().enumerate() {
                     let four = b.offset(b.offset(pointer, k), b.i64c(DOT as i64 * u));
                     let four = b.splat(b.load(b.int(32), four, 1), 16);
-                    let four = b.bitcast(four, b.vec(b.int(8), 64));
                     for (group, &line) in lines.iter().enumerate() {
                         let sum = &mut sums[split + row * groups as usize + group];
-                        let args = [*sum, four, line];
-                        *sum = b.call("llvm.x86.avx512.vpdpbusd.512", &[], &args);
+                        *sum = match start {
+                            Some(_) => {
+                                let four = b.bitcast(four, b.vec(b.int(8), 64));
+                                let args = [*sum, four, line];
+                                b.call("llvm.x86.avx512.vpdpbusd.512", &[], &args)
+                            }
+                            None => attention_bf16::dot(b, *sum, four, line),
+                        };
                     }
                 }
             }
@@ -152,7 +169,7 @@ impl<'c> Gemm<'_, '_, 'c> {
             let sum = (1..splits as usize).fold(sums[i], |sum, s| b.add(sum, sums[s * one + i]));
             let (row, group) = (i as i64 / i64::from(groups), i as i64 % i64::from(groups));
             let to = b.offset(rows.tile, b.i64c(row * TILE_ROW + group * 64));
-            b.store(b.ashr(sum, shift), to, 16);
+            b.store(if start.is_some() { b.ashr(sum, shift) } else { sum }, to, 16);
         }
     }
 
@@ -186,12 +203,14 @@ impl<'c> Gemm<'_, '_, 'c> {
         let ty = b.f32v(lanes);
         let depth = self.desc.k as i64;
         let step = |k: Val<'c>, u: i64, sums: &mut [Val<'c>]| {
-            let line = b.offset(weight.first, b.mul(k, b.i64c(4 * GROUP as i64)));
             let lines: Vec<_> = offsets
                 .iter()
                 .map(|(group, byte)| {
-                    let at = group * weight.group_bytes + byte + 4 * GROUP as i64 * u;
-                    b.load(ty, b.offset(line, b.i64c(at)), 16)
+                    self.float_line(
+                        k,
+                        u,
+                        b.offset(weight.first, b.i64c(group * weight.group_bytes + byte)),
+                    )
                 })
                 .collect();
             for (row, &pointer) in pointers.iter().enumerate() {

@@ -7,6 +7,7 @@ use fqc_ir::quant::{digit, q_max, wide_code};
 use fqc_ir::{BinaryOp, Elem, Expr, UnaryOp};
 use fqc_kernels::gemm::ROW_BLOCK;
 use fqc_kernels::{GemmDesc, Operand, Stride, pack};
+use half::bf16;
 use inkwell::context::Context;
 
 use super::build::Code;
@@ -146,6 +147,18 @@ impl Case {
         self
     }
 
+    /// The same with a weight of bf16.
+    fn halved(mut self) -> Case {
+        self.desc.weight = Elem::BF16;
+        self
+    }
+
+    /// The first rows alone.
+    fn first_rows(mut self, rows: usize) -> Case {
+        self.rows = rows;
+        self
+    }
+
     /// Sums of the codes' products, by the definition.
     fn accumulators(&self) -> Vec<i32> {
         let (n, offset) = (
@@ -179,11 +192,32 @@ impl Case {
             for k in 0..self.k {
                 for column in 0..n {
                     let (x, w) = (self.left_f32[row * self.k + k], self.w_f32[k * n + column]);
+                    let (x, w) = (self.operand(x), self.operand(w));
                     sums[row * n + column] = x.mul_add(w, sums[row * n + column]);
                 }
             }
         }
         sums
+    }
+
+    /// A float as it is multiplied.
+    fn operand(&self, x: f32) -> f32 {
+        if self.desc.weight == Elem::BF16 { bf16::from_f32(x).to_f32() } else { x }
+    }
+
+    /// How far a float result may be from [`Case::results`], whose sums follow K: each of two sums in
+    /// any order is within so much of the exact one.
+    fn bounds(&self) -> Vec<f32> {
+        let n = self.desc.n;
+        let bound = |i: usize| {
+            let terms = (0..self.k).map(|k| {
+                let (x, w) = (self.left_f32[i / n * self.k + k], self.w_f32[k * n + i % n]);
+                (self.operand(x) * self.operand(w)).abs()
+            });
+            let more = self.bias[i % n].abs() + self.residual[i / n * (n + GUARD) + i % n].abs();
+            2.0 * (self.k + 2) as f32 * 2f32.powi(-24) * (terms.sum::<f32>() + more)
+        };
+        (0..self.rows * n).map(bound).collect()
     }
 
     fn results(&self) -> Vec<f32> {
@@ -203,9 +237,12 @@ impl Case {
         let packed: Vec<u8> = match self.desc.weight {
             Elem::I4 => pack::pack_i4(&self.w, self.k, n, k),
             Elem::I8 => pack::pack_i8(&self.w, self.k, n, k).iter().map(|&c| c as u8).collect(),
-            _ => Vec::new(),
+            Elem::BF16 => pack::pack_bf16(&self.w_f32, self.k, n),
+            _ => {
+                let floats = pack::pack_f32(&self.w_f32, self.k, n);
+                floats.into_iter().flat_map(f32::to_le_bytes).collect()
+            }
         };
-        let packed_f32 = pack::pack_f32(&self.w_f32, self.k, n);
         let signed = self.desc.input == GemmInput::Codes { signed: true };
         let start = pack::accumulator_start(&self.w, self.k, n, signed);
         let tables =
@@ -214,7 +251,7 @@ impl Case {
         let mut bufs: Vec<*const u8> = if quantized {
             vec![self.left.as_ptr(), packed.as_ptr(), scale.as_ptr().cast(), start.as_ptr().cast()]
         } else {
-            vec![self.left_f32.as_ptr().cast(), packed_f32.as_ptr().cast()]
+            vec![self.left_f32.as_ptr().cast(), packed.as_ptr()]
         };
         if !self.desc.operands.is_empty() {
             bufs.extend([bias.as_ptr().cast(), self.residual.as_ptr().cast::<u8>()]);
@@ -257,10 +294,15 @@ fn compile(level: Level, desc: &GemmDesc) -> Mapped {
     Mapped::new(&code.finish().unwrap()).unwrap()
 }
 
+/// A level that has AMX's products as vector instructions.
+fn emulated_level(desc: &GemmDesc) -> Level {
+    if desc.is_quantized() { Level::Avx512Vnni } else { Level::Avx512Bf16 }
+}
+
 /// The AMX walk with tile registers in memory.
 fn compile_emulated(desc: &GemmDesc) -> Mapped {
     let context = Context::create();
-    let code = Code::new(&context, "t", Level::Avx512Vnni).unwrap();
+    let code = Code::new(&context, "t", emulated_level(desc)).unwrap();
     let at = (desc.scratch_bytes() as i64 + 63) / 64 * 64;
     code.kernel("gemm", |b| {
         Amx::new(&Gemm::new(b, desc), &Emulated { at }).run();
@@ -306,7 +348,7 @@ fn blobs(desc: &GemmDesc) -> Vec<(&'static str, Mapped)> {
         .filter(|&level| exec::available(level))
         .map(|level| (level.name(), compile(level, desc)))
         .collect();
-    if desc.is_quantized() && exec::available(Level::Avx512Vnni) {
+    if desc.weight != Elem::F32 && exec::available(emulated_level(desc)) {
         blobs.push(("amx-int8, emulated", compile_emulated(desc)));
     }
     blobs
@@ -375,6 +417,51 @@ fn f32_gemm_is_the_same_sum_in_the_order_of_k() {
         for (level, blob) in blobs(&case.desc) {
             assert!(as_f32(&case.run(&blob)) == expected, "{level}: {}", case.name());
         }
+    }
+}
+
+#[test]
+fn bf16_gemm_adds_the_products_of_rounded_operands() {
+    for (seed, (rows, k, n)) in SHAPES.into_iter().enumerate() {
+        let case = || Case::new(seed as u64, rows, k, n, GemmInput::F32, GemmOutput::F32).halved();
+        let (few, case) = (case().first_rows(rows.div_ceil(3)), case());
+        let (expected, bounds) = (case.results(), case.bounds());
+        for (level, blob) in blobs(&case.desc) {
+            let got = as_f32(&case.run(&blob));
+            for (i, ((got, expected), bound)) in got.iter().zip(&expected).zip(&bounds).enumerate()
+            {
+                let at = (i / n, i % n);
+                let name = case.name();
+                assert!(
+                    (got - expected).abs() <= *bound,
+                    "{level}: {name}, {at:?}: {got}, {expected}"
+                );
+            }
+            if !level.parse::<Level>().is_ok_and(Level::has_bf16) && !level.contains("emulated") {
+                assert!(got == expected, "{level}: {}: one by one along K", case.name());
+            }
+            let few = as_f32(&few.run(&blob));
+            assert!(few == got[..few.len()], "{level}: {}: fewer rows", case.name());
+        }
+    }
+}
+
+#[test]
+fn codes_of_a_bf16_gemm_are_those_of_its_floats() {
+    let output = GemmOutput::Codes { signed: true, bits: 8 };
+    let case = Case::new(3, 37, 70, 49, GemmInput::F32, output).halved();
+    let mut floats = Case::new(3, 37, 70, 49, GemmInput::F32, GemmOutput::F32).halved();
+    floats.bias = case.bias.clone();
+    for ((level, blob), (_, float_blob)) in blobs(&case.desc).into_iter().zip(blobs(&floats.desc)) {
+        let n = case.desc.n;
+        let code = |(i, &y): (usize, &f32)| {
+            let wide = wide_code(y, case.inverse[i % n], true);
+            let which = if case.lo[i % n] == 0.0 { 1 } else { 2 };
+            (digit(wide, which, q_max(8, true)) + 128) as u8
+        };
+        let results = as_f32(&floats.run(&float_blob));
+        let expected: Vec<u8> = results.iter().enumerate().map(code).collect();
+        assert!(case.run(&blob) == expected, "{level}: {}", case.name());
     }
 }
 

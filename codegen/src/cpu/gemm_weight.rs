@@ -72,7 +72,7 @@ fn code<'c>(b: &Builder<'_, 'c>, halves: Val<'c>) -> Val<'c> {
 impl<'c> Gemm<'_, '_, 'c> {
     /// Bytes of one sixteen-column group of the packed weight.
     fn group_bytes(&self) -> i64 {
-        let elements = self.desc.k * GROUP;
+        let elements = self.desc.packed_rows() * GROUP;
         self.desc.weight.bytes(elements) as i64
     }
 

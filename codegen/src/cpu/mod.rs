@@ -13,6 +13,7 @@ mod flow;
 mod gather;
 pub mod gemm;
 mod gemm_amx;
+mod gemm_bf16;
 mod gemm_dot;
 mod gemm_epilogue;
 mod gemm_weight;

@@ -3,7 +3,7 @@
 
 use fqc_ir::data::Const;
 use fqc_ir::dim::Dim;
-use fqc_ir::plan::{Gemm, GemmInput, GemmOutput, Precision, Step};
+use fqc_ir::plan::{Gemm, GemmInput, GemmOutput, Step};
 use fqc_ir::types::Elem;
 use fqc_kernels::cuda::choose::{self, Tile};
 use fqc_kernels::cuda::gemm::{Activation, GemmConfig, Output, THREADS, Weights};
@@ -47,8 +47,7 @@ pub fn fits(step: &Step, gemm: &Gemm) -> bool {
 /// pieces.
 pub fn in_halves(step: &Step, gemm: &Gemm) -> bool {
     let x = &step.args[0];
-    gemm.input == GemmInput::F32
-        && gemm.precision == Precision::Bf16
+    gemm.weight == Elem::BF16
         && gemm.output == GemmOutput::F32
         && divides(8, &x.strides[0])
         && divides(8, &x.offset)
@@ -237,12 +236,8 @@ pub fn repack(constant: &Const, gemm: &Gemm, columns: Option<&[Option<usize>]>) 
     let bytes = constant.bytes.as_slice();
     let k = gemm.k;
     if gemm.input == GemmInput::F32 {
-        let half = |at: usize| {
-            let at = at * 4;
-            let word = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
-            half::bf16::from_f32(f32::from_le_bytes(word)).to_bits()
-        };
-        let column = |n: usize| (0..k).map(move |row| half(pack::f32_index(row, n, k)));
+        let half = |at: usize| u16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]);
+        let column = |n: usize| (0..k).map(move |row| half(pack::bf16_index(row, n, k)));
         let halves: Vec<u16> = (0..gemm.n).flat_map(column).collect();
         return hopper::pack_halves(&halves, gemm.n, k);
     }

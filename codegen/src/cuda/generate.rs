@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fqbin::{CodeImage, KernelId, TargetImage};
 use fqc_ir::dim::Dim;
-use fqc_ir::plan::{Gemm, GemmInput, Kernel, Place, Plan, Step, View};
+use fqc_ir::plan::{Gemm, Kernel, Place, Plan, Step, View};
 use fqc_ir::types::Elem;
 
 use super::attention::{self, Attention};
@@ -51,9 +51,6 @@ fn lower(plan: &Plan, arch: Arch) -> Result<(Kernels, Lowering), Error> {
     halves::narrow(&mut plan, arch);
     let units = fuse::units(&mut plan, arch, &mut paired);
     let packed = hopper_weights(&plan, &units, arch);
-    for (&index, _) in packed.iter().filter(|(_, own)| own.input == GemmInput::F32) {
-        plan.buffers[index].elem = Elem::BF16;
-    }
     let mut image = Kernels::default();
     let mut lowering = Lowering::new(&plan, |index, constant| {
         Some(gemm::repack(constant, packed.get(&index)?, paired.get(&index).map(Vec::as_slice)))

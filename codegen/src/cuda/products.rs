@@ -5,7 +5,7 @@
 use fqc_ir::dim::{self, Dim};
 use fqc_ir::plan::{Gemm, GemmInput, Step, View};
 use fqc_ir::types::Elem;
-use fqc_kernels::pack::{DOT, GROUP, HALVES};
+use fqc_kernels::pack::{BF16_K_ALIGN, DOT, GROUP, HALVES, PAIR};
 
 use super::epilogue::epilogue;
 use super::expr::{self, from_memory, to_memory};
@@ -38,7 +38,10 @@ pub fn gemm(step: &Step, gemm: &Gemm, stored: Elem) -> Result<Call, String> {
     t.line(e.pointers.trim());
     t.line(format!("struct Column {{\n{}    }};", e.members));
     t.line(format!("const {memory}* const x = reinterpret_cast<const {memory}*>(a.w[0]);"));
-    t.line(format!("const {word}* const w = reinterpret_cast<const {word}*>(a.w[1]);"));
+    let stored_word = if gemm.weight == Elem::BF16 { "u16" } else { word };
+    t.line(format!(
+        "const {stored_word}* const w = reinterpret_cast<const {stored_word}*>(a.w[1]);"
+    ));
     t.line(format!("__shared__ alignas(16) {word} rows[{DEPTH}][{TILE} + 4];"));
     t.line(format!("__shared__ alignas(16) {word} columns[{DEPTH}][{TILE}];"));
     t.line(format!("const i64 first_row = static_cast<i64>(blockIdx.x / {columns}u) * {TILE};"));
@@ -51,6 +54,9 @@ pub fn gemm(step: &Step, gemm: &Gemm, stored: Elem) -> Result<Call, String> {
     t.line(format!("        const int r = i / {DEPTH}, at = k + i % {DEPTH};"));
     let read = match codes {
         true => format!("*reinterpret_cast<const u32*>(x + (first_row + r) * {pitch} + at * 4)"),
+        false if gemm.weight == Elem::BF16 => {
+            format!("round_bf16(x[(first_row + r) * {pitch} + at])")
+        }
         false => format!("x[(first_row + r) * {pitch} + at]"),
     };
     t.line(format!(
@@ -108,6 +114,13 @@ fn weight(gemm: &Gemm) -> String {
     match gemm.weight {
         Elem::F32 => {
             format!("w[(static_cast<i64>(c / {GROUP}) * {rows} + depth) * {GROUP} + c % {GROUP}]")
+        }
+        Elem::BF16 => {
+            let pairs = rows.next_multiple_of(BF16_K_ALIGN) / PAIR;
+            let word = format!(
+                "(static_cast<i64>(c / {GROUP}) * {pairs} + depth / {PAIR}) * {GROUP} + c % {GROUP}"
+            );
+            format!("bf16_to_f32(w[({word}) * {PAIR} + depth % {PAIR}])")
         }
         Elem::I4 => {
             // A byte has the codes of two neighbouring lines; they come out times sixteen.

@@ -102,13 +102,12 @@ pub struct Gemm {
     /// Rows of the weight up to the last that is not all zeros; a kernel may stop there.
     pub depth: usize,
     pub input: GemmInput,
-    /// f32, or for codes i8 or i4 (two codes a byte).
+    /// f32 or bf16, or for codes i8 or i4 (two codes a byte). Where it is bf16, the left operand is
+    /// rounded to bf16 too: products are exact, and sums f32. Numbers below 2^-126 may count as zero.
     pub weight: Elem,
     pub epilogue: Expr,
     pub extras: Vec<Extra>,
     pub output: GemmOutput,
-    /// Of the operands, if they are floats.
-    pub precision: Precision,
 }
 
 /// Which normalisation.
@@ -233,6 +232,7 @@ impl Kernel {
     /// The family's name in the text and in reports.
     pub fn name(&self) -> &'static str {
         match self {
+            Kernel::Gemm(g) if g.weight == Elem::BF16 => "gemm_bf16",
             Kernel::Gemm(g) if g.input == GemmInput::F32 => "gemm_f32",
             Kernel::Gemm(g) if g.weight == Elem::I4 => "gemm_i4",
             Kernel::Gemm(_) => "gemm_i8",

@@ -1,7 +1,7 @@
 //! Matrix products: constant weights are packed here into the order the kernels read.
 
 use super::{CODE_ALIGN, Lowered, Lowering, view};
-use fqc_ir::plan::{Extra, Gemm, GemmInput, GemmOutput, Kernel, View};
+use fqc_ir::plan::{Extra, Gemm, GemmInput, GemmOutput, Kernel, Precision, View};
 use fqc_ir::{Const, Dim, Elem, Expr, NodeId, Op, Quantizer, Scale};
 use fqc_kernels::pack;
 use std::borrow::Cow;
@@ -82,7 +82,6 @@ impl Lowering<'_> {
             epilogue,
             extras,
             output: GemmOutput::F32,
-            precision: self.precision,
         };
         match out {
             None => {
@@ -133,7 +132,6 @@ impl Lowering<'_> {
             epilogue: Expr::arg(0),
             extras: vec![],
             output: GemmOutput::I32,
-            precision: self.precision,
         };
         let name = self.graph.node(id).name.clone();
         self.step(&name, Kernel::Gemm(gemm), args, vec![result]);
@@ -151,12 +149,11 @@ impl Lowering<'_> {
     ) -> Result<(GemmInput, Vec<View>), String> {
         let (x, w_name) = (self.value(operands[0]), self.graph.node(operands[1]).name.clone());
         match &w.data {
-            WeightData::Float(values) => {
+            WeightData::Float { values, .. } => {
                 let a = self.matrix(id, x);
                 let picked = pick_columns(values, w.k, w.n, columns);
-                let packed = pack::pack_f32(&picked, w.k, columns.len());
-                let shape = vec![pack::groups(columns.len()), w.k, pack::GROUP];
-                let packed = self.constant(&w_name, Const::f32(shape, &packed));
+                let packed = packed_floats(&picked, w.k, columns.len(), w.elem());
+                let packed = self.constant(&w_name, packed);
                 Ok((GemmInput::F32, vec![a, packed]))
             }
             WeightData::Codes { codes, scales, bits } => {
@@ -202,7 +199,8 @@ impl Lowering<'_> {
             return Err(format!("its weight has rank {}, not 2", value.shape.len()));
         };
         if let Some(values) = value.to_f32() {
-            return Ok(Weight { k, n, k_packed: k, depth: k, data: WeightData::Float(values) });
+            let data = WeightData::Float { values, precision: self.precision };
+            return Ok(Weight { k, n, k_packed: k, depth: k, data });
         }
         let quant = self.ty(id).quant.as_ref().ok_or("its integer weight has no scale")?;
         let scales = match &quant.scale {
@@ -237,7 +235,10 @@ struct Weight {
 }
 
 enum WeightData {
-    Float(Vec<f32>),
+    Float {
+        values: Vec<f32>,
+        precision: Precision,
+    },
     /// Codes of 8 or 4 bits and the scale of each column.
     Codes {
         codes: Vec<i8>,
@@ -250,11 +251,23 @@ impl Weight {
     /// The element type of the packed weight.
     fn elem(&self) -> Elem {
         match self.data {
-            WeightData::Float(_) => Elem::F32,
+            WeightData::Float { precision: Precision::Bf16, .. } => Elem::BF16,
+            WeightData::Float { .. } => Elem::F32,
             WeightData::Codes { bits: 4, .. } => Elem::I4,
             WeightData::Codes { .. } => Elem::I8,
         }
     }
+}
+
+/// A float weight in the order of the kernels.
+fn packed_floats(w: &[f32], k: usize, n: usize, elem: Elem) -> Const {
+    let groups = pack::groups(n);
+    if elem == Elem::F32 {
+        return Const::f32(vec![groups, k, pack::GROUP], &pack::pack_f32(w, k, n));
+    }
+    let pairs = k.next_multiple_of(pack::BF16_K_ALIGN) / pack::PAIR;
+    let shape = vec![groups, pairs, pack::GROUP, pack::PAIR];
+    Const::new(Elem::BF16, shape, pack::pack_bf16(w, k, n)).expect("two bytes a value")
 }
 
 /// A weight of codes in the order of the kernels.

@@ -49,7 +49,7 @@ impl Rates {
     pub fn floor_ns(&self, family: &str, ops: f64, bytes: f64) -> f64 {
         let gops = match family {
             "gemm_i8" | "gemm_i4" => self.codes_gops,
-            "attention" => self.bf16_gops,
+            "attention" | "gemm_bf16" => self.bf16_gops,
             _ => self.f32_gops,
         };
         let copy = self.copies.iter().find(|copy| copy.bytes as f64 >= bytes);

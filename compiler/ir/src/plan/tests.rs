@@ -33,7 +33,6 @@ fn plan() -> Plan {
         epilogue: Expr::arg(0),
         extras: vec![],
         output: GemmOutput::F32,
-        precision: Precision::F32,
     };
     let add = Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::arg(1));
     let step = |name: &str, kernel, args: Vec<View>, result: &View| Step {

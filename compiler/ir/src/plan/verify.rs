@@ -18,6 +18,9 @@ use std::slice::from_ref;
 /// Per-column tables and packed weights are padded to this many columns.
 const COLUMN_GROUP: usize = 16;
 
+/// Rows of a packed bf16 weight are padded to a multiple of this.
+const BF16_ROWS: usize = 32;
+
 type Checked = Result<(), String>;
 
 /// Checks the plan; lists all faults.
@@ -300,7 +303,7 @@ fn check_gemm(o: &Operands, gemm: &Gemm) -> Checked {
         GemmInput::Codes { .. } => (true, Elem::U8),
     };
     match (codes_in, gemm.weight) {
-        (false, Elem::F32) | (true, Elem::I8 | Elem::I4) => {}
+        (false, Elem::F32 | Elem::BF16) | (true, Elem::I8 | Elem::I4) => {}
         (_, elem) => return Err(format!("a weight of {elem} for a left operand of {a_elem}")),
     }
     let (codes_out, y_elem) = match gemm.output {
@@ -318,7 +321,9 @@ fn check_gemm(o: &Operands, gemm: &Gemm) -> Checked {
     unit_last("the left operand", a)?;
     let padded = gemm.n.next_multiple_of(COLUMN_GROUP);
     o.is("the weight", w, gemm.weight)?;
-    if w.count() != Dim::from(padded * gemm.k) {
+    let rows_packed =
+        if gemm.weight == Elem::BF16 { gemm.k.next_multiple_of(BF16_ROWS) } else { gemm.k };
+    if w.count() != Dim::from(padded * rows_packed) {
         return Err(format!("the packed weight has {} values", w.count()));
     }
     if !w.is_contiguous() || w.offset != Dim::zero() {

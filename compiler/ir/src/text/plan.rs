@@ -83,7 +83,7 @@ fn kernel_attrs(kernel: &Kernel) -> Vec<(&'static str, String)> {
     match kernel {
         Kernel::Gemm(gemm) => {
             let input = match gemm.input {
-                GemmInput::F32 => gemm.precision.name().to_owned(),
+                GemmInput::F32 => "f32".to_owned(),
                 GemmInput::Codes { signed } => format!("{} codes", sign(signed)),
             };
             let output = match gemm.output {
