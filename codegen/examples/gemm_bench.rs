@@ -1,5 +1,6 @@
 //! Times the gemm kernels and sets them beside the peak that the same machine reaches, in the same
-//! process, on dot products between registers. Arguments: a level, and the seconds for each figure.
+//! process, on dot products between registers. Arguments: a level, the seconds for each figure, and
+//! perhaps which weights alone: codes, bf16 or floats.
 //!
 //! `cargo run --release -p fqc-codegen --example gemm_bench -- avx512-vnni 0.5`
 
@@ -44,6 +45,7 @@ fn main() {
     let level = args.next().unwrap_or_else(|| "avx512-vnni".to_owned());
     let level = level.parse::<Level>().expect("a level");
     let seconds = args.next().map_or(0.3, |text| text.parse().expect("seconds"));
+    let wanted = args.next();
     let budget = Duration::from_secs_f64(seconds);
     let ceiling = Ceiling::new(level).expect("a level of this machine");
     for threads in [1, 2] {
@@ -59,6 +61,9 @@ fn main() {
             Elem::BF16 => ("bf16", Unit::Bf16),
             _ => ("codes", Unit::Codes),
         };
+        if wanted.as_ref().is_some_and(|wanted| wanted != what) {
+            continue;
+        }
         let peaks = [1, 2].map(|threads| ceiling.rate(unit, threads, budget));
         println!(
             "{} at {}: peak {:.0} GOP/s with 1 thread, {:.0} with 2",

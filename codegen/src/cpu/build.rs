@@ -514,6 +514,28 @@ impl<'m, 'c> Builder<'m, 'c> {
         store.set_alignment(align).expect(BUILDS);
     }
 
+    /// A store past the caches, to a multiple of the value's size. [`Builder::fence`] comes before
+    /// others are told.
+    pub fn stream(&self, value: Val<'c>, ptr: Val<'c>) {
+        let store = self.ir.build_store(ptr.into_pointer_value(), value).expect(BUILDS);
+        let bits = self.elem_bits(value) * self.lanes(value);
+        store.set_alignment(bits / 8).expect(BUILDS);
+        let context = self.code.context;
+        let one = context.metadata_node(&[context.i32_type().const_int(1, false).into()]);
+        store.set_metadata(one, context.get_kind_id("nontemporal")).expect(BUILDS);
+    }
+
+    /// Waits until what [`Builder::stream`] has stored is seen.
+    pub fn fence(&self) {
+        self.call_void("llvm.x86.sse.sfence", &[], &[]);
+    }
+
+    /// The address as an i64.
+    pub fn address(&self, ptr: Val<'c>) -> Val<'c> {
+        let int = self.int(64).into_int_type();
+        self.ir.build_ptr_to_int(ptr.into_pointer_value(), int, "").expect(BUILDS).into()
+    }
+
     /// Lanes under `mask` from memory, the others from `other`; nothing else is touched.
     pub fn masked_load(&self, ty: Ty<'c>, ptr: Val<'c>, mask: Val<'c>, other: Val<'c>) -> Val<'c> {
         self.call("llvm.masked.load", &[ty, ptr.get_type()], &[ptr, mask, other])

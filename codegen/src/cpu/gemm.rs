@@ -16,6 +16,7 @@ use inkwell::IntPredicate;
 use super::CpuError;
 use super::build::{Builder, Code, Ty, Val};
 use super::gemm_amx::Amx;
+use super::gemm_epilogue;
 use super::gemm_weight::Weight;
 use super::tiles::Native;
 
@@ -31,6 +32,9 @@ pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError
         } else {
             // A weight of floats, a head above all, is too large to pass by each row block anew.
             gemm.walk_grouped(gemm.dot_rows(), |at| gemm.dot_tile(at));
+        }
+        if gemm.streams.is_some() {
+            b.fence();
         }
         Ok(())
     })
@@ -81,6 +85,8 @@ pub(super) struct Gemm<'k, 'm, 'c> {
     pub inverse: Option<Val<'c>>,
     pub lo: Option<Val<'c>>,
     pub out: Val<'c>,
+    /// Whether the result goes past the caches; `None` where it never does.
+    pub streams: Option<Val<'c>>,
     /// The accumulator tile in scratch: rows of [`PANEL`] i32 or f32.
     pub tile: Val<'c>,
 }
@@ -99,7 +105,22 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         let out = buffer();
         let tile = b.offset(b.scratch(), b.i64c(SCRATCH_TILE as i64));
         let rows = b.dim(0);
-        Gemm { b, desc, rows, left, weight, scale, start, operands, inverse, lo, out, tile }
+        let streams = gemm_epilogue::streams(b, desc, out, rows);
+        Gemm {
+            b,
+            desc,
+            rows,
+            left,
+            weight,
+            scale,
+            start,
+            operands,
+            inverse,
+            lo,
+            out,
+            streams,
+            tile,
+        }
     }
 
     /// Bytes of an element of the left operand, as inner products read it.

@@ -3,16 +3,41 @@
 
 use fqc_ir::plan::GemmOutput;
 use fqc_ir::quant::q_max;
-use fqc_kernels::Operand;
 use fqc_kernels::gemm::PANEL;
 use fqc_kernels::pack::GROUP;
+use fqc_kernels::{GemmDesc, Operand, Stride};
 
 use inkwell::IntPredicate;
 
-use super::build::{Ty, Val};
+use super::build::{Builder, Ty, Val};
 use super::expr;
 use super::gemm::{Gemm, Tile};
 use super::quantize;
+
+/// Columns and bytes from which on a result of floats goes past the caches: logits, which are larger
+/// than those anyway, and would be fetched before they are overwritten.
+const STREAM_COLUMNS: usize = 1 << 14;
+const STREAM_BYTES: usize = 8 << 20;
+
+/// Bytes of a cache line.
+const LINE: i64 = 64;
+
+/// Whether the result goes past the caches; `None` where it never does.
+pub(super) fn streams<'c>(
+    b: &Builder<'_, 'c>,
+    desc: &GemmDesc,
+    out: Val<'c>,
+    rows: Val<'c>,
+) -> Option<Val<'c>> {
+    let whole = matches!(desc.out_stride, Stride::Const(stride) if stride * 4 % LINE == 0);
+    if !whole || desc.n < STREAM_COLUMNS || desc.output != GemmOutput::F32 {
+        return None;
+    }
+    let skew = b.and(b.address(out), b.i64c(LINE - 1));
+    let many = b.i64c(STREAM_BYTES.div_ceil(4 * desc.n) as i64);
+    let aligned = b.icmp(IntPredicate::EQ, skew, b.i64c(0));
+    Some(b.and(aligned, b.icmp(IntPredicate::SGE, rows, many)))
+}
 
 /// A vector of consecutive columns of a tile.
 #[derive(Clone, Copy)]
@@ -108,9 +133,10 @@ impl<'c> Gemm<'_, '_, 'c> {
     /// hide the way there.
     pub fn prefetch(&self, at: Tile<'c>, rows: i64) {
         let b = self.b;
-        let out = (self.out_rows(at), self.out_bytes());
+        // What goes past the caches is not asked for.
+        let out = self.streams.is_none().then(|| (self.out_rows(at), self.out_bytes()));
         let operands = self.operand_rows(at).into_iter().flatten().map(|rows| (rows, 4));
-        for ((first, stride), bytes) in std::iter::once(out).chain(operands) {
+        for ((first, stride), bytes) in out.into_iter().chain(operands) {
             for row in 0..rows {
                 let line = b.offset(first, b.mul(stride, b.i64c(row)));
                 for byte in (0..PANEL as i64 * bytes).step_by(64) {
@@ -168,9 +194,13 @@ impl<'c> Gemm<'_, '_, 'c> {
     }
 
     fn store(&self, value: Val<'c>, to: Val<'c>, lane: Lane<'c>, align: u32) {
-        match lane.mask {
-            Some(_) => self.b.store_first(value, to, lane.count),
-            None => self.b.store(value, to, align),
+        let b = self.b;
+        match (lane.mask, self.streams) {
+            (Some(_), _) => b.store_first(value, to, lane.count),
+            (None, Some(streams)) => {
+                b.either(streams, || b.stream(value, to), || b.store(value, to, align));
+            }
+            (None, None) => b.store(value, to, align),
         }
     }
 }
