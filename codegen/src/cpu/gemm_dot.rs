@@ -22,6 +22,11 @@ const TILE_ROW: i64 = 4 * PANEL as i64;
 /// Independent accumulators that hide the latency of a dot product.
 const CHAINS: u32 = 8;
 
+/// How far in front lines of a weight that comes from memory are asked for, in bytes, and from how many
+/// rows on: with fewer the processor does so itself.
+const AHEAD: i64 = 1024;
+const AHEAD_ROWS: u32 = 8;
+
 /// A run of rows of a tile: where they are in the left operand and in the accumulator tile.
 #[derive(Clone, Copy)]
 struct Rows<'c> {
@@ -116,6 +121,7 @@ impl<'c> Gemm<'_, '_, 'c> {
         const UNROLL: i64 = 4;
         let b = self.b;
         let ty = b.vec(self.accumulator(), 16);
+        let ahead = start.is_none() && rows.count >= AHEAD_ROWS;
         let (groups, weight) = (at.columns.groups, at.weight);
         let shift = b.iconst(b.i32v(16), weight.shift());
         // The order of float sums is to be the same however many rows there are.
@@ -141,6 +147,11 @@ impl<'c> Gemm<'_, '_, 'c> {
             for u in 0..dots {
                 let lines: Vec<_> =
                     (0..i64::from(groups)).map(|g| weight.vnni_line(b, k, u, g)).collect();
+                if ahead {
+                    for g in 0..i64::from(groups) {
+                        b.prefetch(b.offset(weight.line(b, k, u, g), b.i64c(AHEAD)));
+                    }
+                }
                 let split = (u as u32 % splits * rows.count * groups) as usize;
                 for (row, &pointer) in pointers.iter().enumerate() {
                     let four = b.offset(b.offset(pointer, k), b.i64c(DOT as i64 * u));
