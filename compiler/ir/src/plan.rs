@@ -2,6 +2,7 @@
 //! Reshapes, transposes, slices and broadcasts have become views. Data only; codegen reads it and
 //! never sees the graph.
 
+mod batch;
 mod verify;
 
 use crate::data::Const;
@@ -11,6 +12,7 @@ use crate::graph::Limit;
 use crate::op::{ReduceOp, ScatterOp};
 use crate::types::{Elem, Shape};
 
+pub use batch::batch;
 pub use verify::verify;
 
 /// Index into [`Plan::buffers`].
