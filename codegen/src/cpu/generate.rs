@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use fqbin::{CodeImage, Level, TargetImage};
-use fqc_ir::plan::{Plan, Step};
+use fqc_ir::plan::{self, Plan, Step};
 use inkwell::context::Context;
 
 use super::CpuError;
@@ -33,6 +33,9 @@ fn lower(plan: &Plan) -> Result<(Lowering, Kernels), CpuError> {
     let mut kernels = Kernels::default();
     for step in &plan.steps {
         kernels.step(&mut lowering, plan, step)?;
+    }
+    if let Some(symbol) = plan::batch(plan) {
+        lowering.program.batch(&symbol);
     }
     Ok((lowering, kernels))
 }

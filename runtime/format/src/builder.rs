@@ -234,6 +234,11 @@ impl ProgramBuilder {
         self.program.limits.push(Limit { left, relation, right, note: note.into() });
     }
 
+    /// Promises that the work can be cut along a symbol; see [`Program::batch`].
+    pub fn batch(&mut self, symbol: &str) {
+        self.program.batch = self.symbols.get(symbol).copied();
+    }
+
     /// An argument that covers its whole buffer.
     pub fn whole(&mut self, buffer: BufferId, access: Access) -> Arg {
         let offset = self.int(0);

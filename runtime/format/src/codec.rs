@@ -33,12 +33,13 @@ impl Program {
             });
         });
         w.list(&self.steps, Writer::step);
+        w.u32(self.batch.map_or(0, |symbol| symbol.0.saturating_add(1)));
         w.bytes
     }
 
-    /// Reads a program back. What it returns is well formed as data only; see
-    /// [`verify`](crate::verify).
-    pub fn decode(bytes: &[u8]) -> Result<Program> {
+    /// Reads a program of a file of version `format` back. What it returns is well formed as data
+    /// only; see [`verify`](crate::verify).
+    pub fn decode(bytes: &[u8], format: u32) -> Result<Program> {
         let mut r = Reader::new(bytes, "plan");
         let program = Program {
             symbols: r.list("symbols", LIMITS.symbols, 4, Reader::str)?,
@@ -53,6 +54,7 @@ impl Program {
                 Ok(Kernel { name, attrs })
             })?,
             steps: r.list("steps", LIMITS.steps, 40, Reader::step)?,
+            batch: if format < 2 { None } else { r.u32()?.checked_sub(1).map(SymbolId) },
         };
         r.finish()?;
         Ok(program)

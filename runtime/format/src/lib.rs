@@ -41,7 +41,8 @@
 //! and `channels` (of a tile), `cluster`, `split`, `shared` (bytes) and `max_rows` instead; those of
 //! one product follow each other by growing `max_rows`, and a step names the first.
 //!
-//! A change of anything here is a new format version.
+//! A change of anything here is a new format version. Version 2 added to the end of a plan a u32:
+//! 0, or one more than the symbol of [`Program::batch`].
 //!
 //! # Trust
 //!

@@ -16,7 +16,7 @@
 //! through a tensor map have `GemmArguments` of `kernels/cuda/layout_sm90.cuh` before it, their first
 //! dim is the distance between rows in bytes, and their work items are rows.
 
-use crate::expr::{Expr, ExprId, display};
+use crate::expr::{Expr, ExprId, SymbolId, display};
 
 /// Element type of a buffer, with the number that stands for it in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -245,6 +245,9 @@ pub struct Program {
     pub limits: Vec<Limit>,
     pub kernels: Vec<Kernel>,
     pub steps: Vec<Step>,
+    /// The symbol that leads every input and output, if a run on some of its items gives the bytes
+    /// that a run on all gives for them. The compiler says so; nothing but results rests on it.
+    pub batch: Option<SymbolId>,
 }
 
 impl Program {

@@ -81,7 +81,7 @@ impl Layout {
             found.filter(move |(_, s)| s.kind == kind && s.target == name).map(|(i, _)| i)
         };
         let weights = of(Kind::Weights).next();
-        let program = Program::decode(plan)?;
+        let program = Program::decode(plan, self.table.format)?;
         verify(&program, weights.map_or(0, |w| sections[w].len))
             .map_err(|faults| Error::Program { target: name.to_string(), faults })?;
         let code: Vec<usize> = of(Kind::Code).collect();

@@ -9,7 +9,7 @@ use crate::limits::LIMITS;
 /// First bytes of every file. The line ends catch transfers in text mode.
 pub const MAGIC: [u8; 8] = *b"FQBIN\r\n\x1a";
 /// Version of the format that this crate writes, and the newest it reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Oldest version of the format that this crate still reads.
 pub const OLDEST_READABLE: u32 = 1;
 /// Length of the header.

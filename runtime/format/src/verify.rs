@@ -9,7 +9,9 @@
 //! 6. steps name existing kernels, buffers and expressions, write to neither inputs nor weights,
 //!    read only what an earlier step wrote, and never read and write the same bytes in two
 //!    arguments unless one is declared as an update;
-//! 7. every output is written.
+//! 7. every output is written;
+//! 8. a batch symbol is the first dimension of every input and output, no other dimension of them
+//!    depends on it, and their elements are whole bytes.
 //!
 //! Byte ranges depend on the bound symbols; the runtime proves them for each shape with
 //! [`Binding::new`](crate::Binding::new) before a step runs.
@@ -18,7 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::printable;
-use crate::expr::{Expr, ExprId};
+use crate::expr::{Expr, ExprId, SymbolId};
 use crate::limits::LIMITS;
 use crate::program::{Access, Arg, BufferId, Place, Port, Program, Step};
 
@@ -57,6 +59,7 @@ pub fn verify(program: &Program, weight_bytes: u64) -> Result<(), Vec<Fault>> {
     }
     if checker.faults.is_empty() {
         checker.flow();
+        checker.batch();
     }
     if checker.faults.is_empty() { Ok(()) } else { Err(checker.faults) }
 }
@@ -328,6 +331,24 @@ impl Checker<'_> {
         }
     }
 
+    fn batch(&mut self) {
+        let Some(symbol) = self.program.batch else { return };
+        if symbol.index() >= self.program.symbols.len() {
+            let what = format!("its batch is symbol {}, which does not exist", symbol.0);
+            return self.fault("program", what);
+        }
+        let depends = depending(&self.program.exprs, symbol);
+        for port in self.program.inputs.iter().chain(&self.program.outputs) {
+            let first = port.shape.first().map(|dim| self.program.exprs[dim.index()]);
+            let apart = first == Some(Expr::Sym(symbol))
+                && port.shape[1..].iter().all(|dim| !depends[dim.index()]);
+            if !apart || port.elem.bits() < 8 {
+                let place = format!("`{}`", printable(&port.name));
+                self.fault(place, "it cannot be cut along the batch that the program names");
+            }
+        }
+    }
+
     fn aliases(&mut self, place: &str, step: &Step) {
         for (i, a) in step.args.iter().enumerate() {
             for b in &step.args[i + 1..] {
@@ -340,6 +361,19 @@ impl Checker<'_> {
             }
         }
     }
+}
+
+/// Which expressions depend on a symbol.
+fn depending(exprs: &[Expr], symbol: SymbolId) -> Vec<bool> {
+    let mut depends = Vec::with_capacity(exprs.len());
+    for expr in exprs {
+        depends.push(match *expr {
+            Expr::Const(_) => false,
+            Expr::Sym(own) => own == symbol,
+            Expr::Bin(_, a, b) => depends[a.index()] || depends[b.index()],
+        });
+    }
+    depends
 }
 
 fn step_place(index: usize, step: &Step) -> String {

@@ -106,7 +106,7 @@ fn versions_and_features_have_their_messages() {
     let message = error(&bytes).to_string();
     assert_eq!(
         message,
-        "the file has format 9 and needs a reader of format 9; this one reads up to 1, update fqc"
+        "the file has format 9 and needs a reader of format 9; this one reads up to 2, update fqc"
     );
     let mut bytes = edit(12, 0);
     bytes[8..12].fill(0);

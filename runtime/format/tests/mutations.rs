@@ -3,7 +3,7 @@
 
 mod support;
 
-use fqbin::{Access, Expr, ExprId, Place, Program, to_bytes, verify};
+use fqbin::{Access, Expr, ExprId, FORMAT_VERSION, Place, Program, to_bytes, verify};
 use support::{Random, bind_and_touch, fuzz_entry, open_any, repair, sample_image, sample_program};
 
 const ROUNDS: usize = 10_000;
@@ -69,7 +69,7 @@ fn mutate_program(random: &mut Random, p: &mut Program) {
     let id = ExprId(random.below(p.exprs.len() + 1) as u32);
     let step = random.below(p.steps.len());
     let buffer = random.below(p.buffers.len());
-    match random.below(12) {
+    match random.below(13) {
         0 => {
             let at = random.below(p.exprs.len());
             p.exprs[at] = Expr::Const([0, -1, 1, 63, i64::MAX, 1 << 33][random.below(6)]);
@@ -92,6 +92,7 @@ fn mutate_program(random: &mut Random, p: &mut Program) {
         6 => p.steps[step].grain = id,
         7 => p.steps.swap(0, step),
         8 => drop(p.steps.remove(step.max(1))),
+        9 => p.batch = Some(fqbin::SymbolId(random.below(4) as u32)),
         _ => {
             let args = &mut p.steps[step].args;
             let arg = random.below(args.len());
@@ -120,7 +121,7 @@ fn mutated_programs_bind_in_bounds_or_not_at_all() {
                 mutate_program(&mut random, &mut program);
             }
         }
-        assert_eq!(Program::decode(&program.encode()).unwrap(), program);
+        assert_eq!(Program::decode(&program.encode(), FORMAT_VERSION).unwrap(), program);
         if verify(&program, weights.len() as u64).is_ok() {
             good += 1;
             for size in [0, 1, 5, 1 << 20] {

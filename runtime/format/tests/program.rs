@@ -4,8 +4,8 @@
 mod support;
 
 use fqbin::{
-    Access, BinOp, BindError, Binding, BufferId, Elem, Expr, ExprId, KernelId, Place, Program,
-    ProgramBuilder, SymbolId, verify,
+    Access, BinOp, BindError, Binding, BufferId, Elem, Expr, ExprId, FORMAT_VERSION, KernelId,
+    Place, Program, ProgramBuilder, SymbolId, verify,
 };
 use support::sample_program;
 
@@ -208,9 +208,39 @@ fn overlapping_writes_are_found_when_shapes_are_known() {
 fn programs_read_back_from_any_valid_bytes_only() {
     let program = sample_program();
     let bytes = program.encode();
-    assert_eq!(Program::decode(&bytes).unwrap(), program);
+    assert_eq!(Program::decode(&bytes, FORMAT_VERSION).unwrap(), program);
     for len in 0..bytes.len() {
-        assert!(Program::decode(&bytes[..len]).is_err(), "cut at {len}");
+        assert!(Program::decode(&bytes[..len], FORMAT_VERSION).is_err(), "cut at {len}");
     }
-    assert!(Program::decode(&[&bytes[..], &[0]].concat()).is_err());
+    assert!(Program::decode(&[&bytes[..], &[0]].concat(), FORMAT_VERSION).is_err());
+    // Before version 2 there was no batch at the end.
+    let first = Program::decode(&bytes[..bytes.len() - 4], 1).unwrap();
+    assert_eq!(first, Program { batch: None, ..program });
+    assert!(Program::decode(&bytes, 1).is_err());
+}
+
+#[test]
+fn a_batch_leads_every_port() {
+    let text = fault(|p| p.batch = Some(SymbolId(2)));
+    assert_eq!(text, "program: its batch is symbol 2, which does not exist");
+    let text = fault(|p| p.batch = Some(SymbolId(u32::MAX)));
+    assert!(text.ends_with("which does not exist"), "{text}");
+    let cannot = "it cannot be cut along the batch that the program names";
+    let text = fault(|p| p.batch = Some(SymbolId(1)));
+    assert_eq!(text, format!("`ids`: {cannot}"));
+    // `out` is [batch, seq, 16]; now [batch, rows, 16] with rows = batch * seq, or without a batch.
+    let rows = sample_program().steps[0].work;
+    for (axis, dim) in [(1, rows), (0, rows)] {
+        let text = fault(|p| {
+            let at = buffer(p, "out");
+            p.buffers[at].shape[axis] = dim;
+            p.outputs[0].shape[axis] = dim;
+        });
+        assert_eq!(text, format!("`out`: {cannot}"));
+    }
+    let text = fault(|p| {
+        let at = buffer(p, "mask");
+        (p.buffers[at].elem, p.inputs[1].elem) = (Elem::U4, Elem::U4);
+    });
+    assert_eq!(text, format!("`mask`: {cannot}"));
 }

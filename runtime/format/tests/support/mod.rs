@@ -47,6 +47,7 @@ pub fn sample_program() -> Program {
     let mut step = b.simple_step("out", "pointwise", scale, args, rows);
     step.ops = b.scale(rows, 32);
     b.step(step);
+    b.batch("batch");
     b.finish()
 }
 
