@@ -3,6 +3,9 @@
 //! which is asked for when the level is first looked at. The unsafe code of this file is that
 //! system call.
 
+use std::path::Path;
+use std::sync::OnceLock;
+
 use fqbin::Level;
 
 /// Whether this process can run code of a level.
@@ -62,6 +65,32 @@ fn has(_feature: &str) -> bool {
 fn leaf7_edx() -> u32 {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     if __cpuid(0).eax < 7 { 0 } else { __cpuid_count(7, 0).edx }
+}
+
+/// Bytes of a core's second-level cache, as the operating system tells; 1 MiB if it does not.
+pub(crate) fn level2_bytes() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        level2_of(Path::new("/sys/devices/system/cpu/cpu0/cache")).unwrap_or(1 << 20)
+    })
+}
+
+/// The size of the cache of level 2 among the folders `index0`, `index1`, … of Linux.
+fn level2_of(folder: &Path) -> Option<usize> {
+    (0..8).find_map(|index| {
+        let read = |file: &str| {
+            std::fs::read_to_string(folder.join(format!("index{index}")).join(file)).ok()
+        };
+        if read("level")?.trim() != "2" {
+            return None;
+        }
+        let size = read("size")?;
+        let size = size.trim();
+        match size.strip_suffix('K') {
+            Some(kilobytes) => kilobytes.parse::<usize>().ok()?.checked_mul(1024),
+            None => size.strip_suffix('M')?.parse::<usize>().ok()?.checked_mul(1 << 20),
+        }
+    })
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

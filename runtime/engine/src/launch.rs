@@ -3,6 +3,8 @@
 //! stays in bounds: `fqbin::Binding` proved every range against the sizes that the blocks below
 //! are checked to have.
 
+mod apart;
+
 use fqbin::{Arg, Binding, Place, Port, Program};
 
 use crate::code::Code;
@@ -10,6 +12,9 @@ use crate::error::{Error, Result};
 use crate::memory::{ALIGN, AlignedBytes};
 use crate::model::Model;
 use crate::pool::{Job, Pool};
+use crate::slices::Parts;
+
+pub(crate) use apart::{Apart, Stopped};
 
 /// Which block an argument's address is relative to.
 #[derive(Clone, Copy)]
@@ -92,8 +97,9 @@ impl Bound {
 pub(crate) struct Workspace {
     arena: AlignedBytes,
     scratch: AlignedBytes,
-    /// Distance between the scratch areas of two threads.
+    /// Distance between the scratch areas of two threads, and how many there are.
     stride: usize,
+    threads: usize,
     /// Addresses of all arguments, and of the ports, of the current run.
     addresses: Addresses,
     ports: Addresses,
@@ -110,28 +116,47 @@ unsafe impl Send for Addresses {}
 impl Workspace {
     /// Grows the blocks to what a binding needs; `max_bytes` bounds their sum.
     pub(crate) fn reserve(&mut self, bound: &Bound, threads: usize, max_bytes: u64) -> Result<()> {
-        let binding = &bound.binding;
-        let needed = binding.scratch_bytes.checked_next_multiple_of(4096).and_then(|stride| {
-            let all = stride.checked_mul(threads as u64)?.checked_add(binding.arena_bytes)?;
+        let Binding { arena_bytes, scratch_bytes, .. } = bound.binding;
+        self.grow(arena_bytes, scratch_bytes, threads, max_bytes)
+    }
+
+    /// The same for slices, each thread with an arena of its own, and the rest after them.
+    pub(crate) fn reserve_parts(
+        &mut self,
+        parts: &Parts,
+        threads: usize,
+        max_bytes: u64,
+    ) -> Result<()> {
+        let arenas = apart::arena_stride(parts).saturating_mul(threads as u64);
+        let (arena, scratch) = match &parts.rest {
+            Some(Bound { binding, .. }) => (binding.arena_bytes, binding.scratch_bytes),
+            None => (0, 0),
+        };
+        let scratch = scratch.max(parts.slice.binding.scratch_bytes);
+        self.grow(arenas.max(arena), scratch, threads, max_bytes)
+    }
+
+    fn grow(&mut self, arena: u64, scratch: u64, threads: usize, max_bytes: u64) -> Result<()> {
+        let needed = scratch.checked_next_multiple_of(4096).and_then(|stride| {
+            let all = stride.checked_mul(threads as u64)?.checked_add(arena)?;
             (all <= max_bytes).then_some(stride)
         });
         let stride = needed.and_then(|s| usize::try_from(s).ok()).ok_or_else(|| {
-            let (arena, scratch) = (binding.arena_bytes, binding.scratch_bytes);
             Error::Limit(format!(
                 "these shapes need {arena} bytes of memory and {scratch} for each of {threads} \
                  threads, more than the {max_bytes} allowed"
             ))
         })?;
-        if binding.arena_bytes > self.arena.len() as u64 {
+        if arena > self.arena.len() as u64 {
             // The old block goes first, so that both are never held at once.
             self.arena = AlignedBytes::default();
-            self.arena = AlignedBytes::zeroed(binding.arena_bytes as usize)?;
+            self.arena = AlignedBytes::zeroed(arena as usize)?;
         }
-        if stride > self.stride {
+        if stride > self.stride || threads > self.threads {
             self.scratch = AlignedBytes::default();
-            self.stride = 0;
+            (self.stride, self.threads) = (0, 0);
             self.scratch = AlignedBytes::zeroed(stride * threads)?;
-            self.stride = stride;
+            (self.stride, self.threads) = (stride, threads);
         }
         Ok(())
     }
@@ -163,21 +188,10 @@ impl<'a> Run<'a> {
         {
             return Err(Error::Program("the workspace is smaller than the binding".into()));
         }
-        let Workspace { arena, scratch, stride, addresses, ports } = workspace;
-        let binding = &bound.binding;
-        ports.0.clear();
-        ports.0.resize(program.inputs.len() + program.outputs.len(), std::ptr::null_mut());
-        for (port, data) in inputs {
-            check_length(binding, program.inputs.get(port), data.len())?;
-            ports.0[port] = data.as_ptr().cast_mut();
-        }
-        for (port, data) in outputs {
-            check_length(binding, program.outputs.get(port), data.len())?;
-            ports.0[program.inputs.len() + port] = data.as_mut_ptr();
-        }
-        if ports.0.contains(&std::ptr::null_mut()) {
-            return Err(Error::Program("a port of the model has no memory".into()));
-        }
+        let Workspace { arena, scratch, stride, addresses, ports, .. } = workspace;
+        check_whole(program, ports, inputs, outputs, |port| {
+            Some(bound.binding.buffer_bytes[port.buffer.index()])
+        })?;
         let (arena, weights) = (arena.as_mut_ptr(), model.weights().as_ptr());
         addresses.0.clear();
         for &(base, offset) in &bound.args {
@@ -212,7 +226,7 @@ impl<'a> Run<'a> {
             (share.max(1) - 1) / step.grain * step.grain + step.grain
         };
         let shared = Shared { run: self, step };
-        let call = |thread: usize, begin: i64, end: i64| shared.call(thread, begin, end);
+        let call = |thread: usize, begin: i64, end: i64| shared.call(thread).run(begin, end);
         pool.run(Job { call: &call, work: step.work, chunk: chunk.max(1) })
     }
 
@@ -244,25 +258,69 @@ struct Shared<'a> {
 unsafe impl Sync for Shared<'_> {}
 
 impl Shared<'_> {
-    fn call(&self, thread: usize, begin: i64, end: i64) -> i32 {
+    fn call(&self, thread: usize) -> Call<'_> {
         let (run, step) = (self.run, self.step);
-        let bufs = run.addresses[step.args..].as_ptr();
-        let dims = run.bound.dims[step.dims..].as_ptr();
         // SAFETY: `reserve` made `threads` areas of `stride` bytes, and `thread` is below that.
         let scratch = unsafe { run.scratch.add(thread * run.stride) };
-        // SAFETY: the arguments are as the kernel's contract says: addresses of ranges that the
-        // binding proved, the step's dimensions, a range inside `[0, work)`, and a scratch area
-        // of this thread alone. The code itself is trusted by whoever loaded the model.
-        unsafe { (run.code.kernel(step.kernel))(bufs, dims, begin, end, scratch) }
+        let bufs = run.addresses.as_ptr();
+        Call { code: run.code, bound: run.bound, step, bufs, scratch }
     }
 }
 
-fn check_length(binding: &Binding, port: Option<&Port>, bytes: usize) -> Result<()> {
-    let wanted = port.map(|port| binding.buffer_bytes[port.buffer.index()]);
-    if wanted == Some(bytes as u64) {
-        return Ok(());
+/// A step as one thread runs it.
+struct Call<'a> {
+    code: &'a Code,
+    bound: &'a Bound,
+    step: &'a BoundStep,
+    /// Addresses of the arguments of all steps, `bound.args.len()` of them.
+    bufs: *const *mut u8,
+    /// Of this thread alone.
+    scratch: *mut u8,
+}
+
+impl Call<'_> {
+    /// Runs a range of the work items and gives the kernel's result.
+    fn run(&self, begin: i64, end: i64) -> i32 {
+        let Call { code, bound, step, bufs, scratch } = *self;
+        let dims = bound.dims[step.dims..].as_ptr();
+        // SAFETY: a step's first argument is one of `bound.args`, or the end of them.
+        let bufs = unsafe { bufs.add(step.args) };
+        // SAFETY: the arguments are as the kernel's contract says: addresses of ranges that the
+        // binding proved, the step's dimensions, a range inside `[0, work)`, and a scratch area
+        // of this thread alone. The code itself is trusted by whoever loaded the model.
+        unsafe { (code.kernel(step.kernel))(bufs, dims, begin, end, scratch) }
     }
-    Err(Error::Program(format!("a tensor of {bytes} bytes where the binding has {wanted:?}")))
+}
+
+/// Takes the addresses of the ports, inputs first. Fails if one has not the bytes that `wanted` says.
+fn check_whole<'a>(
+    program: &Program,
+    ports: &mut Addresses,
+    inputs: impl Iterator<Item = (usize, &'a [u8])>,
+    outputs: impl Iterator<Item = (usize, &'a mut [u8])>,
+    wanted: impl Fn(&Port) -> Option<u64>,
+) -> Result<()> {
+    let check = |port: Option<&Port>, bytes: usize| {
+        let wanted = port.and_then(&wanted);
+        if wanted == Some(bytes as u64) {
+            return Ok(());
+        }
+        Err(Error::Program(format!("a tensor of {bytes} bytes where the binding has {wanted:?}")))
+    };
+    ports.0.clear();
+    ports.0.resize(program.inputs.len() + program.outputs.len(), std::ptr::null_mut());
+    for (port, data) in inputs {
+        check(program.inputs.get(port), data.len())?;
+        ports.0[port] = data.as_ptr().cast_mut();
+    }
+    for (port, data) in outputs {
+        check(program.outputs.get(port), data.len())?;
+        ports.0[program.inputs.len() + port] = data.as_mut_ptr();
+    }
+    if ports.0.contains(&std::ptr::null_mut()) {
+        return Err(Error::Program("a port of the model has no memory".into()));
+    }
+    Ok(())
 }
 
 const _: () = assert!(fqbin::ARENA_ALIGN as usize == ALIGN);

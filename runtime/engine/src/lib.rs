@@ -32,6 +32,7 @@ mod memory;
 mod model;
 mod pool;
 mod session;
+mod slices;
 mod tensor;
 
 pub use cpu::{best_level, level_available, missing_features};
@@ -44,4 +45,5 @@ pub use model::{CPU_TARGET, Device, Load, Model, Options};
 #[cfg(feature = "cuda")]
 pub use session::DeviceTensor;
 pub use session::{Observed, Session, SessionOptions};
+pub use slices::Slices;
 pub use tensor::{Number, Outputs, Tensor, TensorView, TensorViewMut};

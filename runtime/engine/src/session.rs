@@ -2,23 +2,24 @@
 //! cached; a run on a cached shape into the caller's tensors allocates nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
 
 use fqbin::{BufferId, Elem, Port, Program};
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::error::{Error, Result};
-use crate::launch::{Bound, Run, Workspace};
+use crate::launch::{Bound, Workspace};
 use crate::model::{Loaded, Model};
 use crate::pool::{MAX_THREADS, Pool};
+use crate::slices::{Parts, Slices};
 use crate::tensor::{Outputs, Tensor, TensorView, TensorViewMut, dense_bytes};
 
 #[cfg(feature = "cuda")]
 mod gpu;
 #[cfg(feature = "cuda")]
 pub use gpu::DeviceTensor;
+mod host;
 
 /// Shapes that a session keeps bound.
 const CACHED_SHAPES: usize = 8;
@@ -30,8 +31,10 @@ pub struct SessionOptions {
     pub threads: usize,
     /// Bytes of intermediate memory that a session may hold.
     pub max_bytes: u64,
-    /// Looked at between steps; once true, the run ends with [`Error::Cancelled`].
+    /// Looked at between steps (of each slice); once true, the run ends with [`Error::Cancelled`].
     pub cancel: Option<Arc<AtomicBool>>,
+    /// How a batch is cut on a CPU; the bytes of the outputs are the same either way.
+    pub slices: Slices,
 }
 
 impl SessionOptions {
@@ -41,10 +44,10 @@ impl SessionOptions {
 }
 
 impl Default for SessionOptions {
-    /// One thread for each processor, 64 GiB at most, no cancelling.
+    /// One thread for each processor, 64 GiB at most, no cancelling, slices that fit the caches.
     fn default() -> SessionOptions {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        SessionOptions { threads, max_bytes: 64 << 30, cancel: None }
+        SessionOptions { threads, max_bytes: 64 << 30, cancel: None, slices: Slices::Fit }
     }
 }
 
@@ -60,6 +63,10 @@ pub struct Observed<'a> {
     /// The whole buffer, padding included.
     pub data: &'a [u8],
 }
+
+/// Inputs and outputs by name.
+type Given<'n, 'a> = [(&'n str, TensorView<'a>)];
+type Results<'n, 'a> = [(&'n str, TensorViewMut<'a>)];
 
 /// What happens after each step of a run.
 enum After<'a> {
@@ -90,6 +97,8 @@ enum Engine {
 /// A bound shape, and what it has on a GPU.
 struct Shapes {
     bound: Bound,
+    /// How the batch is cut, if it is.
+    parts: Option<Parts>,
     #[cfg(feature = "cuda")]
     own: cuda::OnDevice,
 }
@@ -99,6 +108,9 @@ impl Session {
         if options.threads == 0 || options.threads > MAX_THREADS {
             let threads = options.threads;
             return Err(Error::Limit(format!("{threads} threads; use 1 to {MAX_THREADS}")));
+        }
+        if options.slices == Slices::Of(0) {
+            return Err(Error::Limit("slices of 0 items; use 1 or more".into()));
         }
         let engine = match model.code() {
             Loaded::Cpu { .. } => {
@@ -131,7 +143,8 @@ impl Session {
         self.launch(inputs, outputs, After::Nothing)
     }
 
-    /// Like [`run`](Self::run), and returns the nanoseconds that each step took.
+    /// Like [`run`](Self::run), and returns the nanoseconds that each step took: in a run of slices
+    /// the sum over all of them, divided by the number of threads that they ran on.
     pub fn run_profiled(
         &mut self,
         inputs: &[(&str, TensorView<'_>)],
@@ -142,7 +155,8 @@ impl Session {
     }
 
     /// Like [`run`](Self::run), and calls `observe` after each step with every buffer that the
-    /// step wrote. This is how calibration and comparisons see intermediate values.
+    /// step wrote. This is how calibration and comparisons see intermediate values. The batch is not
+    /// cut.
     pub fn run_observed(
         &mut self,
         inputs: &[(&str, TensorView<'_>)],
@@ -197,8 +211,10 @@ impl Session {
             self.bound[..=hit].rotate_right(1);
         } else {
             let shapes: Vec<&[usize]> = (0..self.model.program().inputs.len()).map(of).collect();
+            let bound = Bound::new(self.model.program(), &shapes)?;
             let shapes = Shapes {
-                bound: Bound::new(self.model.program(), &shapes)?,
+                parts: self.parts(&bound)?,
+                bound,
                 #[cfg(feature = "cuda")]
                 own: cuda::OnDevice::default(),
             };
@@ -206,16 +222,25 @@ impl Session {
             self.bound.insert(0, shapes);
         }
         match (&mut self.engine, self.model.code()) {
-            (Engine::Cpu { pool, workspace }, _) => {
-                workspace.reserve(&self.bound[0].bound, pool.threads(), self.options.max_bytes)
-            }
+            (Engine::Cpu { .. }, _) => Ok(()),
             #[cfg(feature = "cuda")]
             (Engine::Cuda(engine), Loaded::Cuda { on, .. }) => {
-                let Shapes { bound, own } = &mut self.bound[0];
+                let Shapes { bound, own, .. } = &mut self.bound[0];
                 engine.prepare(self.model.program(), on, bound, own)
             }
             #[cfg(feature = "cuda")]
             (Engine::Cuda(_), Loaded::Cpu { .. }) => Err(changed()),
+        }
+    }
+
+    /// How a bound batch is cut.
+    fn parts(&self, bound: &Bound) -> Result<Option<Parts>> {
+        match &self.engine {
+            Engine::Cpu { pool, .. } => {
+                Parts::new(self.model.program(), bound, pool.threads(), self.options.slices)
+            }
+            #[cfg(feature = "cuda")]
+            Engine::Cuda(_) => Ok(None),
         }
     }
 
@@ -224,47 +249,24 @@ impl Session {
         &mut self,
         inputs: &[(&str, TensorView<'_>)],
         outputs: &mut [(&str, TensorViewMut<'_>)],
-        mut after: After<'_>,
+        after: After<'_>,
     ) -> Result<()> {
-        let (program, bound) = (self.model.program(), &self.bound[0].bound);
-        let port = |ports: &[Port], name: &str| ports.iter().position(|p| p.name == name);
-        let inputs =
-            inputs.iter().filter_map(|(name, v)| Some((port(&program.inputs, name)?, v.data)));
-        let outputs = outputs
-            .iter_mut()
-            .filter_map(|(name, v)| Some((port(&program.outputs, name)?, &mut *v.data)));
-        let (pool, workspace, code) = match (&mut self.engine, self.model.code()) {
-            (Engine::Cpu { pool, workspace }, Loaded::Cpu { code, .. }) => (pool, workspace, code),
+        let (model, shapes, options) = (&*self.model, &self.bound[0], &self.options);
+        match (&mut self.engine, model.code()) {
+            (Engine::Cpu { pool, workspace }, Loaded::Cpu { code, .. }) => {
+                let mut run = host::OnCpu { model, code, pool, workspace, options };
+                run.run(shapes, inputs, outputs, after)
+            }
             #[cfg(feature = "cuda")]
             (Engine::Cuda(engine), Loaded::Cuda { on, .. }) => {
-                let run = gpu::OnGpu { engine, on, program, shapes: &self.bound[0] };
-                return run.run(inputs, outputs, after, self.options.cancel.as_deref());
+                let program = model.program();
+                let (inputs, outputs) = (given(program, inputs), wanted(program, outputs));
+                let run = gpu::OnGpu { engine, on, program, shapes };
+                run.run(inputs, outputs, after, options.cancel.as_deref())
             }
             #[cfg(feature = "cuda")]
-            _ => return Err(changed()),
-        };
-        let run = Run::new(&self.model, code, bound, workspace, inputs, outputs)?;
-        for index in 0..program.steps.len() {
-            if self.options.cancel.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
-                return Err(Error::Cancelled);
-            }
-            let start = matches!(after, After::Time(_)).then(Instant::now);
-            let code = run.step(index, pool);
-            if code != 0 {
-                return Err(kernel_error(program, index, code));
-            }
-            match (&mut after, start) {
-                (After::Time(times), Some(start)) => times.push(start.elapsed().as_nanos() as u64),
-                (After::Observe(observe), _) => {
-                    observe_step(bound, program, index, observe, |arg, _, observe| {
-                        observe(run.buffer_of(index, arg, program));
-                        Ok(())
-                    })?;
-                }
-                _ => {}
-            }
+            _ => Err(changed()),
         }
-        Ok(())
     }
 }
 
@@ -302,6 +304,25 @@ fn observe_step(
         })?;
     }
     Ok(())
+}
+
+/// The bytes of each input, with its index.
+fn given<'t>(
+    program: &'t Program,
+    inputs: &'t Given<'_, '_>,
+) -> impl Iterator<Item = (usize, &'t [u8])> {
+    let ports = program.inputs.iter().enumerate();
+    ports.filter_map(|(i, port)| Some((i, find(inputs, port)?.data)))
+}
+
+/// The memory of each output, with its index.
+fn wanted<'t>(
+    program: &'t Program,
+    outputs: &'t mut Results<'_, '_>,
+) -> impl Iterator<Item = (usize, &'t mut [u8])> {
+    let port = |ports: &[Port], name: &str| ports.iter().position(|p| p.name == name);
+    let memory = outputs.iter_mut();
+    memory.filter_map(move |(name, view)| Some((port(&program.outputs, name)?, &mut *view.data)))
 }
 
 fn find<'a>(inputs: &[(&str, TensorView<'a>)], port: &Port) -> Option<TensorView<'a>> {

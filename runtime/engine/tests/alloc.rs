@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fqbin::Weights;
-use fqrt::{Model, Session, SessionOptions, TensorView, TensorViewMut};
+use fqrt::{Model, Session, SessionOptions, Slices, TensorView, TensorViewMut};
 use support::{chain, code};
 
 struct Counting;
@@ -33,9 +33,14 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_second_run_allocates_nothing() {
-    let model = Model::from_parts(chain(30), &Weights::new(), &[code("avx2")], None).unwrap();
-    for threads in [1, 3] {
-        let mut session = Session::new(&model, SessionOptions::threads(threads)).unwrap();
+    let mut program = chain(30);
+    program.batch = Some(fqbin::SymbolId(0));
+    let model = Model::from_parts(program, &Weights::new(), &[code("avx2")], None).unwrap();
+    for (threads, slices) in
+        [(1, Slices::Whole), (3, Slices::Whole), (1, Slices::Of(64)), (3, Slices::Of(64))]
+    {
+        let options = SessionOptions { slices, ..SessionOptions::threads(threads) };
+        let mut session = Session::new(&model, options).unwrap();
         let (x, mut y) = (vec![2i32; 5000], vec![0i32; 5000]);
         let mut run = |n: usize| {
             let shape = [n];
@@ -57,7 +62,7 @@ fn a_second_run_allocates_nothing() {
             ALLOCATIONS.load(Ordering::Relaxed) - before
         };
         let fewest = (0..10).map(|_| round()).min();
-        assert_eq!(fewest, Some(0), "{threads} threads");
+        assert_eq!(fewest, Some(0), "{threads} threads, {slices:?}");
         assert!(y.iter().take(77).all(|&v| v == 62));
     }
 }

@@ -8,7 +8,7 @@ use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::npz;
 use fqbin::Elem;
-use fqrt::{Session, TensorViewMut};
+use fqrt::{Session, SessionOptions, Slices, TensorViewMut};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,6 +30,9 @@ pub struct Args {
     /// A line for each step instead of one for each kernel family
     #[arg(long)]
     pub steps: bool,
+    /// Items of a slice of the batch on a CPU, 0 for no slices; by default as the caches want it
+    #[arg(long, value_name = "ITEMS")]
+    pub slice: Option<usize>,
     #[command(flatten)]
     pub run: RunArgs,
     /// One line of JSON
@@ -75,7 +78,12 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     if args.runs == 0 {
         return Err(Failure::usage("`--runs` is at least 1"));
     }
-    let options = args.run.session(interrupt);
+    let slices = match args.slice {
+        None => Slices::Fit,
+        Some(0) => Slices::Whole,
+        Some(items) => Slices::Of(items),
+    };
+    let options = SessionOptions { slices, ..args.run.session(interrupt) };
     let threads = options.threads;
     let start = Instant::now();
     let model = load(&args.model, &args.run, &mut quiet(interrupt, threads))?;

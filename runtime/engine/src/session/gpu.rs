@@ -51,7 +51,7 @@ impl Session {
         let given = on_device(&program.inputs, inputs, Error::input)?;
         self.bind_shapes(|i| given[i].shape)?;
         let results = on_device(&program.outputs, outputs, Error::output)?;
-        let Shapes { bound, own } = &mut self.bound[0];
+        let Shapes { bound, own, .. } = &mut self.bound[0];
         for ((port, tensor), shape) in program.outputs.iter().zip(&results).zip(&bound.outputs) {
             if tensor.shape != shape {
                 let what = format!("its shape is {shape:?}, not {:?}", tensor.shape);
