@@ -77,7 +77,8 @@ impl Experiment {
         let compiled = pipeline::compile(self.float.clone(), &settings, |_| Ok(data), cx)?;
         let extra_channels = mean_extra(compiled.choices.values());
         let weight_bytes = compiled.target.weights.len() as u64;
-        let memory = Memory::of(&compiled.float, &compiled.choices, weight_bytes);
+        let left = settings.precision();
+        let memory = Memory::of(&compiled.float, &compiled.choices, left, weight_bytes);
         let int4_share = memory.share(&memory.int4);
         let target = compiled.target;
         let model = Model::from_parts(target.program, &target.weights, &target.code, Some(level))?;

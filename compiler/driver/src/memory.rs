@@ -3,6 +3,7 @@
 //! and e extra channels these are `(K + e) N b / 8 + 4 N` bytes (the scales, and e with the padding)
 //! against `2 K N`, and `K N` multiplications a token.
 
+use fqc_ir::plan::Precision;
 use fqc_ir::{Graph, NodeId, Op};
 use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::{self, Heads, is_head, linear};
@@ -104,8 +105,18 @@ impl Memory {
         if all > 0 { part.work as f64 / all as f64 } else { 0.0 }
     }
 
-    /// What a compilation made of a float graph; `weight_bytes` is all that the file holds of it.
-    pub fn of(float: &Graph, choices: &BTreeMap<String, Choice>, weight_bytes: u64) -> Memory {
+    /// What a compilation made of a float graph, of whose linear layers some may be left float;
+    /// `weight_bytes` is all that the file holds of it.
+    pub fn of(
+        float: &Graph,
+        choices: &BTreeMap<String, Choice>,
+        left: Precision,
+        weight_bytes: u64,
+    ) -> Memory {
+        let left = match left {
+            Precision::F32 => 32,
+            Precision::Bf16 => 16,
+        };
         let mut memory = Memory::default();
         for group in groups::find(float, Heads::Quantized) {
             let choice = choices.get(&float.node(group.input).name);
@@ -117,7 +128,7 @@ impl Memory {
                     inputs,
                     outputs,
                     extra: choice.map_or(0, |c| u64::from(c.map.padded - c.map.base)),
-                    bits: choice.map_or(32, |c| c.widths.weights),
+                    bits: choice.map_or(left, |c| c.widths.weights),
                 };
                 if is_head(float, id) {
                     memory.head.add(&layer);

@@ -76,7 +76,12 @@ impl Report {
             settings: settings.clone(),
             inputs: compiled.plan.inputs.iter().map(port).collect(),
             outputs: compiled.plan.outputs.iter().map(port).collect(),
-            memory: Memory::of(&compiled.float, &compiled.choices, weight_bytes),
+            memory: Memory::of(
+                &compiled.float,
+                &compiled.choices,
+                settings.precision(),
+                weight_bytes,
+            ),
             extra_channels: mean_extra(compiled.choices.values()),
             weight_bytes,
             code_bytes: compiled.target.code.iter().map(|c| c.bytes.len() as u64).sum(),

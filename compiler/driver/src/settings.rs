@@ -31,8 +31,8 @@ pub enum Method {
 #[serde(rename_all = "lowercase")]
 pub enum Float {
     F32,
-    /// Operands rounded to bf16 where the processor has instructions for it; sums stay f32. Tables are
-    /// kept in f16.
+    /// Operands rounded to bf16, attention's where the processor has instructions for it; sums stay f32.
+    /// Tables are kept in f16.
     Bf16,
 }
 

@@ -75,8 +75,8 @@ pub struct Args {
     /// One scale for each weight instead of one for each output channel
     #[arg(long)]
     pub per_tensor_weights: bool,
-    /// Products that stay float, with tables of embeddings in f16 beside bf16 [default: bf16; f32 with
-    /// `--method none`]
+    /// Products that stay float, a head above all, with tables of embeddings in f16 beside bf16
+    /// [default: bf16; f32 with `--method none`]
     #[arg(long, value_enum)]
     pub float: Option<Float>,
     /// CPU levels to generate code for [default: avx2,avx512-vnni,avx512-bf16,amx-int8]

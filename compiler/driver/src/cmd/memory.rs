@@ -22,11 +22,11 @@ pub struct Args {
     /// Extra channels of the decoder's layers, in percent
     #[arg(long, default_value_t = 8.0, requires = "decoder")]
     pub extra: f64,
-    /// Bits of the decoder's embeddings; compiled files keep 32
+    /// Bits of the decoder's embeddings; compiled files keep 16, or 32 with `--float f32`
     #[arg(long, default_value_t = 16, requires = "decoder")]
     pub table_bits: u64,
-    /// Bits of its head: 0 if it shares the table of the embeddings; compiled files keep 32, or 8 with
-    /// `--lm-head int8`
+    /// Bits of its head: 0 if it shares the table of the embeddings; compiled files keep 16, 32 with
+    /// `--float f32`, or 8 with `--lm-head int8`
     #[arg(long, default_value_t = 0, requires = "decoder")]
     pub head_bits: u8,
     /// JSON
