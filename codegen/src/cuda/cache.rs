@@ -76,6 +76,14 @@ pub enum Compiler {
 }
 
 impl Compiler {
+    /// What compiles.
+    pub fn nvrtc(&self) -> &Nvrtc {
+        match self {
+            Compiler::Direct(nvrtc) => nvrtc,
+            Compiler::Cached(cache) => &cache.nvrtc,
+        }
+    }
+
     /// A hand-written kernel; slow code is refused.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ pub struct Unit {
 }
 
 /// What is in a launch.
+#[derive(Clone)]
 pub enum Kind {
     /// The step alone.
     Alone,

@@ -5,7 +5,7 @@ use fqc_ir::data::Const;
 use fqc_ir::dim::Dim;
 use fqc_ir::plan::{Gemm, GemmInput, GemmOutput, Step};
 use fqc_ir::types::Elem;
-use fqc_kernels::cuda::choose::{self, Tile};
+use fqc_kernels::cuda::choose::Tile;
 use fqc_kernels::cuda::gemm::{Activation, GemmConfig, Output, THREADS, Weights};
 use fqc_kernels::cuda::pack as hopper;
 use fqc_kernels::pack;
@@ -53,6 +53,15 @@ pub fn in_halves(step: &Step, gemm: &Gemm) -> bool {
         && divides(8, &x.offset)
 }
 
+/// How a gemm's weights lie on Hopper.
+pub fn weights(gemm: &Gemm) -> Weights {
+    match gemm.weight {
+        Elem::I4 => Weights::Int4,
+        Elem::I8 => Weights::Int8,
+        _ => Weights::Bf16,
+    }
+}
+
 /// Bytes of an element of the operands.
 fn operand_bytes(gemm: &Gemm) -> usize {
     if gemm.input == GemmInput::F32 { 2 } else { 1 }
@@ -60,12 +69,13 @@ fn operand_bytes(gemm: &Gemm) -> usize {
 
 /// A gemm that fits, as it stores elements of `stored`. With a `pairing` its columns are pairs that
 /// become one code each, the step's last arguments are the tables of these codes, and `gemm` has the
-/// columns that there then are.
+/// columns that there then are. `tiles` are by growing numbers of rows up to which each is taken.
 pub fn gemm(
     step: &Step,
     gemm: &Gemm,
     stored: Elem,
     pairing: Option<&Pairing<'_>>,
+    tiles: Vec<(i64, Tile)>,
 ) -> Result<Call, String> {
     let x = &step.args[0];
     let args = step.args.len() + step.results.len();
@@ -89,7 +99,7 @@ pub fn gemm(
     let mut dims = vec![x.strides[0].clone() * Dim::from(operand_bytes(gemm))];
     dims.extend(sizes);
     let writer = printed(gemm, &e, words, "GemmArguments", &body);
-    let instances = tiles(gemm)
+    let instances = tiles
         .into_iter()
         .map(|(max_rows, tile)| instance(gemm, max_rows, tile, words, staged, &writer))
         .collect::<Result<Vec<_>, _>>()?;
@@ -142,27 +152,6 @@ struct Epilogue {{
     )
 }
 
-/// The tiles of a gemm, each with the rows up to which it is taken: the cheapest for each bucket.
-fn tiles(gemm: &Gemm) -> Vec<(i64, Tile)> {
-    let k_blocks = hopper::k_blocks(gemm.k * operand_bytes(gemm));
-    let block = hopper::block_bytes(gemm.weight == Elem::I4);
-    let mut tiles: Vec<(i64, Tile)> = Vec::new();
-    for rows in choose::BUCKETS {
-        let ranked = choose::ranked(rows, gemm.n, k_blocks, block);
-        let codes = gemm.input != GemmInput::F32;
-        // Sums of halves are not handed over between blocks.
-        let Some(tile) = ranked.into_iter().find(|tile| codes || tile.split == 1) else { continue };
-        match tiles.last_mut() {
-            Some((max_rows, same)) if *same == tile => *max_rows = rows as i64,
-            _ => tiles.push((rows as i64, tile)),
-        }
-    }
-    if let Some((max_rows, _)) = tiles.last_mut() {
-        *max_rows = i64::from(i32::MAX);
-    }
-    tiles
-}
-
 fn instance(
     gemm: &Gemm,
     max_rows: i64,
@@ -175,11 +164,7 @@ fn instance(
     let k_blocks = hopper::k_blocks(k);
     let most = u32::try_from(k_blocks).unwrap_or(u32::MAX);
     let config = GemmConfig {
-        weights: match gemm.weight {
-            Elem::I4 => Weights::Int4,
-            Elem::I8 => Weights::Int8,
-            _ => Weights::Bf16,
-        },
+        weights: weights(gemm),
         blocks: 1,
         tokens,
         stages: 2,

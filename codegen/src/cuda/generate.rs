@@ -12,6 +12,7 @@ use super::attention::{self, Attention};
 use super::fuse::{self, Kind, Unit};
 use super::rows::{self, Norm};
 use super::text::Call;
+use super::tuning::{Layer, Tuning};
 use super::writer::Pairing;
 use super::{Arch, Compiler, Error, elementwise, gemm, gemm_sm80, halves, pair, products};
 use crate::program::{Launch, Lowering};
@@ -24,7 +25,30 @@ const CUBIN_ALIGN: usize = 64;
 /// # Errors
 /// [`Error::Unsupported`] with every step that no kernel fits; those of the compiler.
 pub fn generate(plan: &Plan, arch: Arch, compiler: &Compiler) -> Result<TargetImage, Error> {
-    let (kernels, lowering) = lower(plan, arch)?;
+    generate_tuned(plan, arch, &Tuning::default(), compiler)
+}
+
+/// The same with tiles that were measured, where `tuning` has any.
+///
+/// # Errors
+/// Those of [`generate`].
+pub fn generate_tuned(
+    plan: &Plan,
+    arch: Arch,
+    tuning: &Tuning,
+    compiler: &Compiler,
+) -> Result<TargetImage, Error> {
+    image(Launches::of(plan, arch), arch, tuning, compiler)
+}
+
+/// The image of launches.
+pub(super) fn image(
+    launches: Launches,
+    arch: Arch,
+    tuning: &Tuning,
+    compiler: &Compiler,
+) -> Result<TargetImage, Error> {
+    let (kernels, lowering) = lower(launches, arch, tuning)?;
     let Lowering { program, constants, .. } = lowering;
     let code = kernels.compile(arch, compiler)?;
     Ok(TargetImage {
@@ -40,16 +64,43 @@ pub fn generate(plan: &Plan, arch: Arch, compiler: &Compiler) -> Result<TargetIm
 /// # Errors
 /// [`Error::Unsupported`] as for [`generate`].
 pub fn sources(plan: &Plan, arch: Arch) -> Result<Vec<(String, String)>, Error> {
-    let (kernels, _) = lower(plan, arch)?;
+    let (kernels, _) = lower(Launches::of(plan, arch), arch, &Tuning::default())?;
     Ok(kernels.entries.into_iter().map(|e| (e.name, e.source)).collect())
 }
 
+/// A plan as launches; its steps are theirs.
+#[derive(Default)]
+pub(super) struct Launches {
+    pub plan: Plan,
+    pub units: Vec<Unit>,
+    pub paired: pair::Columns,
+}
+
+impl Launches {
+    pub fn of(plan: &Plan, arch: Arch) -> Launches {
+        let mut plan = plan.clone();
+        let mut paired = pair::Columns::new();
+        halves::narrow(&mut plan, arch);
+        let units = fuse::units(&mut plan, arch, &mut paired);
+        Launches { plan, units, paired }
+    }
+
+    /// The gemms of tiles, in order: the step, the gemm, and what else is in the launch.
+    pub fn gemms<'u>(&'u self, arch: Arch) -> Vec<(&'u Step, &'u Gemm, &'u Kind)> {
+        let packed = hopper_weights(&self.plan, &self.units, arch);
+        let gemm = |Unit { step, kind }: &'u Unit| match &step.kernel {
+            Kernel::Gemm(own) => Some((step, own, kind)),
+            _ => None,
+        };
+        let in_tiles =
+            |(step, _, _): &(&Step, &Gemm, &Kind)| packed.contains_key(&step.args[1].buffer.0);
+        self.units.iter().filter_map(gemm).filter(in_tiles).collect()
+    }
+}
+
 /// The kernels of a plan, and the program that launches them.
-fn lower(plan: &Plan, arch: Arch) -> Result<(Kernels, Lowering), Error> {
-    let mut plan = plan.clone();
-    let mut paired = pair::Columns::new();
-    halves::narrow(&mut plan, arch);
-    let units = fuse::units(&mut plan, arch, &mut paired);
+fn lower(launches: Launches, arch: Arch, tuning: &Tuning) -> Result<(Kernels, Lowering), Error> {
+    let Launches { mut plan, units, paired } = launches;
     let packed = hopper_weights(&plan, &units, arch);
     let mut image = Kernels::default();
     let mut lowering = Lowering::new(&plan, |index, constant| {
@@ -60,7 +111,7 @@ fn lower(plan: &Plan, arch: Arch) -> Result<(Kernels, Lowering), Error> {
         let step = &unit.step;
         let done = match (&step.kernel, &unit.kind) {
             (Kernel::Gemm(own), kind) if packed.contains_key(&step.args[1].buffer.0) => {
-                packed_gemm(&plan, step, own, kind, arch)
+                packed_gemm(&plan, step, own, kind, arch, tuning)
                     .map(|call| image.gemm(&mut lowering, &plan, step, &call))
             }
             _ => launch(&plan, unit).map(|call| image.step(&mut lowering, &plan, step, &call)),
@@ -87,19 +138,22 @@ fn packed_gemm(
     own: &Gemm,
     kind: &Kind,
     arch: Arch,
+    tuning: &Tuning,
 ) -> Result<gemm::Call, String> {
     let stored = plan.buffer(step.results[0].buffer).elem;
     if arch != Arch::Sm90a {
         return gemm_sm80::gemm(step, own, stored);
     }
-    match kind {
-        Kind::Pairs { expr, codes } => {
-            let tables = [step.args.len() - 2, step.args.len() - 1];
-            let pairing = Pairing { expr, quantize: codes, tables };
-            gemm::gemm(step, own, stored, Some(&pairing))
-        }
-        _ => gemm::gemm(step, own, stored, None),
-    }
+    let pairing = pairing(step, kind);
+    let tiles = tuning.tiles(&Layer::of(own, stored, pairing.as_ref()));
+    gemm::gemm(step, own, stored, pairing.as_ref(), tiles)
+}
+
+/// What makes codes of a gemm's pairs, if it has any.
+pub(super) fn pairing<'u>(step: &Step, kind: &'u Kind) -> Option<Pairing<'u>> {
+    let Kind::Pairs { expr, codes } = kind else { return None };
+    let tables = [step.args.len() - 2, step.args.len() - 1];
+    Some(Pairing { expr, quantize: codes, tables })
 }
 
 /// The generated kernel of a launch.

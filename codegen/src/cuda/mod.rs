@@ -4,7 +4,8 @@
 //! Reading order: [`nvrtc`] (the compiler), [`notes`] (what its assembler says), [`cache`]; then
 //! [`generate`], which makes a target image of a plan: `halves` and `fuse` (what is
 //! kept as bf16, which steps are one launch; `pair`), `text` (one kernel), `expr` (scalar expressions), and the families `elementwise`, `rows`, `attention`, `products`, `gemm`,
-//! `gemm_sm80` with `epilogue` and `writer`.
+//! `gemm_sm80` with `epilogue` and `writer`. Which tiles a gemm takes says [`tuning`]; [`trial`] makes programs
+//! that time one.
 
 mod attention;
 pub mod cache;
@@ -22,12 +23,15 @@ mod pair;
 mod products;
 mod rows;
 mod text;
+pub mod trial;
+pub mod tuning;
 mod writer;
 
 pub use cache::{Cache, Compiler};
-pub use generate::{generate, sources};
+pub use generate::{generate, generate_tuned, sources};
 pub use notes::Resources;
 pub use nvrtc::{Compiled, Nvrtc};
+pub use tuning::{Layer, Tuning};
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,7 +1,10 @@
 //! Which tile a Hopper gemm takes for a number of rows, by a model of its time. The constants were
 //! fitted to one H100 SXM; they decide nothing but speed.
 
-use super::pack::BLOCK_K;
+use super::gemm::Weights;
+use super::pack::{self, BLOCK_K};
+use std::fmt;
+use std::str::FromStr;
 
 /// Rows up to which a tile is chosen for; the last one stands for all that are more.
 pub const BUCKETS: [usize; 7] = [16, 64, 128, 256, 512, 1024, 4096];
@@ -32,13 +35,43 @@ const SPLIT_US: f64 = 0.75;
 const BYTES_US: f64 = 112e3;
 const PRODUCTS_US: f64 = 7.5e6;
 
-/// A tile.
+/// A tile. Its name is `128x64_k2`: channels, tokens, blocks that share K.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tile {
     /// Tokens.
     pub tokens: u32,
     /// Blocks that share K.
     pub split: u32,
+}
+
+impl fmt::Display for Tile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{CHANNELS}x{}_k{}", self.tokens, self.split)
+    }
+}
+
+impl FromStr for Tile {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = TOKENS.iter().flat_map(|&tokens| SPLITS.map(|split| Tile { tokens, split }));
+        let mut all = all.filter(|tile| tile.to_string() == name);
+        all.next()
+            .ok_or_else(|| format!("no tile `{name}`; there are those like `{CHANNELS}x64_k2`"))
+    }
+}
+
+/// Blocks of the weights along `k`.
+fn k_blocks(k: usize, weights: Weights) -> usize {
+    pack::k_blocks(if weights.float() { k * 2 } else { k })
+}
+
+/// The tiles that a gemm could take: K is split into no more parts than it has blocks, and sums of
+/// halves are not handed over between blocks.
+pub fn candidates(k: usize, weights: Weights) -> Vec<Tile> {
+    let most = if weights.float() { 1 } else { k_blocks(k, weights).max(1) };
+    let all = TOKENS.iter().flat_map(|&tokens| SPLITS.map(|split| Tile { tokens, split }));
+    all.filter(|tile| tile.split as usize <= most).collect()
 }
 
 /// Microseconds of `m` tokens by `n` channels with `k_blocks` blocks of 128 bytes of K, of which one
@@ -56,12 +89,12 @@ pub fn cost(tile: Tile, m: usize, n: usize, k_blocks: usize, block_bytes: usize)
     LAUNCH_US + waves * (k_blocks.div_ceil(split) as f64 * stage + epilogue + adding)
 }
 
-/// The tiles for `m` tokens, the cheapest first.
-pub fn ranked(m: usize, n: usize, k_blocks: usize, block_bytes: usize) -> Vec<Tile> {
-    let all = TOKENS.iter().flat_map(|&tokens| SPLITS.map(|split| Tile { tokens, split }));
-    let mut tiles: Vec<Tile> = all.filter(|t| t.split as usize <= k_blocks.max(1)).collect();
-    let cost = |t: &Tile| cost(*t, m, n, k_blocks, block_bytes);
-    tiles.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+/// The tiles of `m` tokens by an `[n, k]` weight and their microseconds, the cheapest first.
+pub fn ranked(m: usize, n: usize, k: usize, weights: Weights) -> Vec<(Tile, f64)> {
+    let block_bytes = pack::block_bytes(weights == Weights::Int4);
+    let cost = |tile| (tile, cost(tile, m, n, k_blocks(k, weights), block_bytes));
+    let mut tiles: Vec<_> = candidates(k, weights).into_iter().map(cost).collect();
+    tiles.sort_by(|a, b| a.1.total_cmp(&b.1));
     tiles
 }
 
@@ -71,7 +104,7 @@ mod tests {
 
     /// The best tile of a layer with INT8 weights.
     fn best(m: usize, n: usize, k: usize) -> Tile {
-        ranked(m, n, k.div_ceil(BLOCK_K), 8192)[0]
+        ranked(m, n, k, Weights::Int8)[0].0
     }
 
     #[test]
@@ -80,6 +113,16 @@ mod tests {
         assert_eq!(best(128, 3200, 640).split, 1);
         assert!(best(128, 576, 4608).split > 1);
         assert_eq!(best(4096, 4096, 4096).split, 1);
+    }
+
+    #[test]
+    fn tiles_have_names() {
+        for tile in candidates(4096, Weights::Int8) {
+            assert_eq!(tile.to_string().parse(), Ok(tile));
+        }
+        assert!("128x99_k1".parse::<Tile>().unwrap_err().contains("no tile `128x99_k1`"));
+        assert_eq!(candidates(256, Weights::Int8).len(), 8);
+        assert_eq!(candidates(256, Weights::Bf16).len(), 4);
     }
 
     #[test]

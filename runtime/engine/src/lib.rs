@@ -37,7 +37,7 @@ mod tensor;
 
 pub use cpu::{best_level, level_available, missing_features};
 #[cfg(feature = "cuda")]
-pub use cuda::gpu;
+pub use cuda::{Gpu, gpu};
 pub use error::{Error, Result};
 pub use fqbin::{Elem, Level, Place, Program, PublicKey, Trust};
 pub use memory::{AlignedBytes, Plain, bytes_of, bytes_of_mut, numbers_of};

@@ -133,6 +133,14 @@ impl Model {
         Ok(Arc::new(Model { program, weights, code, manifest, content_id }))
     }
 
+    /// A verified program with what is already on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_gpu(program: Program, on: crate::cuda::Loaded, target: String) -> Arc<Model> {
+        let (code, weights) =
+            (Loaded::Cuda { on, target }, Weights::Owned(AlignedBytes::default()));
+        Arc::new(Model { program, weights, code, manifest: Vec::new(), content_id: None })
+    }
+
     pub fn program(&self) -> &Program {
         &self.program
     }

@@ -36,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) name: String,
     pub(crate) capability: (i32, i32),
     pub(crate) processors: u32,
+    /// The newest CUDA that the driver runs, major and minor.
+    pub(crate) cuda: (i32, i32),
 }
 
 // SAFETY: a context may be used by any thread that has made it current, which every function
@@ -85,7 +87,8 @@ impl Context {
         let context = unsafe { result::primary_ctx::retain(device) }
             .map_err(failed("making a context on the GPU"))?;
         let capability = (major, minor);
-        Ok(Arc::new(Context { device, context, name, capability, processors }))
+        let cuda = (version / 1000, version % 1000 / 10);
+        Ok(Arc::new(Context { device, context, name, capability, processors, cuda }))
     }
 
     fn enter(&self) -> Result<()> {

@@ -10,9 +10,10 @@ pub(crate) use model::Loaded;
 
 use std::sync::Arc;
 
-use fqbin::{Layout, Target};
+use fqbin::{CodeView, Layout, Target, TargetImage};
 
 use crate::error::{Error, Result};
+use crate::model::Model;
 use driver::Context;
 
 /// Name and compute capability of the GPU of a number, if a file with code for it would run there.
@@ -20,6 +21,49 @@ pub fn gpu(ordinal: u32) -> Result<String> {
     let context = Context::open(ordinal)?;
     let (major, minor) = context.capability;
     Ok(format!("{}, compute capability {major}.{minor}", context.name))
+}
+
+/// An open GPU, for code that was made in this process.
+pub struct Gpu(Arc<Context>);
+
+impl Gpu {
+    /// Opens the GPU of a number.
+    pub fn open(ordinal: u32) -> Result<Gpu> {
+        Context::open(ordinal).map(Gpu)
+    }
+
+    /// Its name, such as `NVIDIA H100 80GB HBM3`.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Its compute capability, major and minor.
+    pub fn capability(&self) -> (i32, i32) {
+        self.0.capability
+    }
+
+    /// The newest CUDA that its driver runs, major and minor.
+    pub fn cuda(&self) -> (i32, i32) {
+        self.0.cuda
+    }
+
+    /// Makes a model from an image of this process, without a file.
+    pub fn model(&self, image: TargetImage) -> Result<Arc<Model>> {
+        let TargetImage { target, program, weights, code } = image;
+        fqbin::verify(&program, weights.len() as u64).map_err(|faults| {
+            Error::Program(fqbin::Error::Program { target: target.clone(), faults }.to_string())
+        })?;
+        if fit(&target, self.0.capability).is_none() {
+            let name = &self.0.name;
+            return Err(Error::CannotRun(format!("`{name}` does not run code for `{target}`")));
+        }
+        let code = code.into_iter().next().unwrap_or_default();
+        fqbin::check_entries(&code.entries, code.bytes.len(), program.kernels.len())
+            .map_err(|e| Error::Program(e.to_string()))?;
+        let view = CodeView { level: code.level, entries: code.entries, bytes: &code.bytes };
+        let on = Loaded::new(Arc::clone(&self.0), &program, &view, &weights.to_vec())?;
+        Ok(Model::on_gpu(program, on, target))
+    }
 }
 
 /// Opens a GPU and picks the target of a file that it runs best.
