@@ -140,6 +140,16 @@ fn every_file_says_what_it_is_and_stays_small() {
 }
 
 #[test]
+fn the_driver_names_the_cpu_backend_in_one_place() {
+    for (path, text) in sources() {
+        let shown = path.display().to_string();
+        if shown.contains("/compiler/driver/src/") && text.contains("fqc_codegen::cpu") {
+            assert!(shown.ends_with("/host.rs"), "{shown} names the CPU backend");
+        }
+    }
+}
+
+#[test]
 fn codegen_never_sees_the_graph() {
     for (path, text) in sources() {
         let shown = path.display().to_string();

@@ -26,11 +26,16 @@ impl Count {
     }
 }
 
-/// Installs, fetches and runs `cargo test --release --workspace` (the profile of the demo, so that everything is built once); `extra` is passed on to it.
+/// Installs, fetches, checks `fqc` without its CPU backend, and runs `cargo test --release --workspace` (the
+/// profile of the demo, so that everything is built once); `extra` is passed on to it.
 pub fn test(extra: &[&str]) -> Result<()> {
     system::install()?;
     fetch::fetch(&["all"])?;
     fetch::golden(fetch::Golden::Cached)?;
+    // Checked and not built: other features of what lies below would have all of it built again.
+    let mut check = shell::cargo();
+    check.args(["check", "--release", "--package", "fqc", "--no-default-features"]);
+    shell::run(&mut check)?;
     let mut command = shell::cargo();
     command.args(["test", "--release", "--workspace", "--no-fail-fast"]).args(extra);
     command.env("FQC_CACHE", shell::cache()).stdout(Stdio::piped());

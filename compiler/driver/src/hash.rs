@@ -13,6 +13,11 @@ pub fn file(path: &Path) -> Result<String, Failure> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
+/// Hash of some bytes.
+pub fn bytes(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
 /// Hash of a graph's text and of all its constants, wherever the model keeps them. Another version of
 /// fqc may import the same model as another graph.
 pub fn graph(graph: &Graph) -> String {

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`pipeline`] (the whole way, top to bottom) and [`settings`]; what it calls:
 //! [`calibrate`] (with [`data`], [`fqcal`]), [`sensitivity`], [`quantise`] and [`gptq`], all of which run the
-//! float graph through [`slices`]; [`target`], [`memory`] and [`report`]; then [`evaluate`], [`experiment`]
+//! float graph through [`slices`], on code that [`host`] generates; [`target`] (with [`tuned`]), [`memory`] and [`report`]; then [`evaluate`], [`experiment`]
 //! and [`analyze`]; then [`cmd`], one file a command.
 
 #![forbid(unsafe_code)]
@@ -17,6 +17,8 @@ pub mod experiment;
 pub mod fqcal;
 pub mod gptq;
 pub mod hash;
+#[cfg_attr(not(feature = "cpu"), path = "no_host.rs")]
+pub mod host;
 pub mod html;
 pub mod interrupt;
 pub mod key;
@@ -35,5 +37,6 @@ pub mod slices;
 pub mod svg;
 pub mod target;
 pub mod text;
+pub mod tuned;
 
 pub use exit::{Exit, Failure};

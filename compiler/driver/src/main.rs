@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use fqc::cmd::{
-    analyze, bench, calibrate, compare, compile, doctor, eval, inspect, memory, methods, run,
+    analyze, bench, calibrate, compare, compile, doctor, eval, inspect, memory, methods, run, tune,
 };
 use fqc::interrupt::Interrupt;
 use fqc::{Exit, Failure};
@@ -34,6 +34,8 @@ enum Command {
     Methods(methods::Args),
     /// Time a model: median, spread, share of each kernel
     Bench(bench::Args),
+    /// Time the tiles of a compiled model's gemms on a GPU, for `fqc compile --tuned`
+    Tune(tune::Args),
     /// Show a model or a compiled file; executes nothing
     Inspect(inspect::Args),
     /// What weights take against FP16, and the share of work in INT4
@@ -65,6 +67,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Analyze(args) => analyze::main(&args, &interrupt),
         Command::Methods(args) => methods::main(&args, &interrupt),
         Command::Bench(args) => bench::main(&args, &interrupt),
+        Command::Tune(args) => tune::main(&args, &interrupt),
         Command::Inspect(args) => inspect::main(&args, &interrupt),
         Command::Memory(args) => memory::main(&args),
         Command::Doctor(args) => doctor::main(&args),

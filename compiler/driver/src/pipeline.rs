@@ -5,13 +5,13 @@ use crate::calibrate;
 use crate::data::Batch;
 use crate::exit::{Exit, Failure};
 use crate::gptq;
+use crate::host::{self, SharedCode};
 use crate::interrupt::Interrupt;
 use crate::progress::{Verbosity, warn};
 use crate::quantise;
 use crate::sensitivity;
 use crate::settings::{Method, Rounding, Settings};
 use fqbin::{Level, TargetImage};
-use fqc_codegen::cpu::SharedCode;
 use fqc_import::ImportOptions;
 use fqc_ir::Graph;
 use fqc_ir::plan::{Plan, Precision};
@@ -64,6 +64,15 @@ pub struct Compiled {
     pub graph: Graph,
     pub choices: Choices,
     /// The float graph that calibration ran, and what it saw.
+    pub float: Graph,
+    pub statistics: Statistics,
+}
+
+/// The same before there is code.
+pub struct Planned {
+    pub plan: Plan,
+    pub graph: Graph,
+    pub choices: Choices,
     pub float: Graph,
     pub statistics: Statistics,
 }
@@ -138,8 +147,15 @@ pub fn quantise<D: Into<calibrate::Data>>(
 }
 
 impl Quantised {
-    /// The half that generates code.
+    /// The half that generates code, here for CPUs.
     pub fn compile(self, settings: &Settings, cx: &mut Context<'_>) -> Result<Compiled, Failure> {
+        let Planned { plan, graph, choices, float, statistics } = self.plan(settings, cx)?;
+        let target = cpu_image(&plan, settings, cx)?;
+        Ok(Compiled { target, plan, graph, choices, float, statistics })
+    }
+
+    /// The steps that code is generated for.
+    pub fn plan(self, settings: &Settings, cx: &mut Context<'_>) -> Result<Planned, Failure> {
         let Quantised { mut graph, choices, float, statistics } = self;
         if settings.precision() == Precision::Bf16 {
             run(&mut graph, &[Box::new(quant::narrow_tables())], cx)?;
@@ -147,8 +163,7 @@ impl Quantised {
         run(&mut graph, &fuse::fuse(), cx)?;
         run(&mut graph, &[Box::new(quant::fold_quantize())], cx)?;
         let plan = plan(&graph, settings.precision())?;
-        let target = generate(&plan, &levels(settings)?, cx)?;
-        Ok(Compiled { target, plan, graph, choices, float, statistics })
+        Ok(Planned { plan, graph, choices, float, statistics })
     }
 }
 
@@ -252,7 +267,7 @@ pub fn float_program(
     run(&mut graph, &fuse::fuse(), cx)?;
     let plan = plan(&graph, Precision::F32)?;
     cx.interrupt.check()?;
-    code.generate(&plan).map_err(|e| Failure::new(Exit::Model, e.to_string()))
+    code.generate(&plan)
 }
 
 /// The level of this machine, or the forced one.
@@ -301,6 +316,15 @@ pub fn run(
     })
 }
 
+/// The image of a plan for CPUs.
+pub fn cpu_image(
+    plan: &Plan,
+    settings: &Settings,
+    cx: &Context<'_>,
+) -> Result<TargetImage, Failure> {
+    generate(plan, &levels(settings)?, cx)
+}
+
 /// The plan of a finished graph.
 pub fn plan(graph: &Graph, precision: Precision) -> Result<Plan, Failure> {
     lower(graph, precision).map_err(|errors: Vec<LowerError>| {
@@ -315,8 +339,7 @@ pub fn plan(graph: &Graph, precision: Precision) -> Result<Plan, Failure> {
 
 fn generate(plan: &Plan, levels: &[Level], cx: &Context<'_>) -> Result<TargetImage, Failure> {
     cx.interrupt.check()?;
-    let target = fqc_codegen::cpu::generate(plan, levels)
-        .map_err(|e| Failure::new(Exit::Model, e.to_string()))?;
+    let target = host::generate(plan, levels)?;
     cx.interrupt.check()?;
     Ok(target)
 }

@@ -1,14 +1,18 @@
 //! What a compilation tells its user: work and memory by width, and what was chosen for each group.
 
-use crate::fqcal::Origin;
+use crate::fqcal::{DataFile, Origin};
 use crate::hash;
 use crate::memory::{Memory, Part};
-use crate::pipeline::Compiled;
+use crate::pipeline::Planned;
 use crate::settings::Settings;
+use fqbin::Weights;
 use fqc_ir::Dim;
+use fqc_ir::plan::{Place, Plan};
 use fqc_passes::quant::choose::mean_extra;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 /// The summary of one compilation; also the manifest of the file.
 #[derive(Clone, Debug, Serialize)]
@@ -33,6 +37,22 @@ pub struct Report {
     pub groups: Vec<GroupReport>,
     /// A kernel for every step.
     pub steps: Vec<String>,
+    /// The gemms of which tiles for `cuda:sm_90a` were chosen.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gemms: Vec<GemmReport>,
+    /// The file that measured tiles came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<DataFile>,
+}
+
+/// A gemm as `fqc tune` times it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GemmReport {
+    /// As [`fqc_codegen::cuda::Layer`] writes itself.
+    pub gemm: String,
+    /// Steps that are such a gemm.
+    pub steps: usize,
 }
 
 /// The choice for one group.
@@ -48,8 +68,9 @@ pub struct GroupReport {
 }
 
 impl Report {
-    pub fn new(compiled: &Compiled, settings: &Settings, model: String) -> Report {
-        let groups: Vec<GroupReport> = compiled
+    /// The summary of what `targets` are then generated for; `code_bytes` is for these to say.
+    pub fn new(planned: &Planned, settings: &Settings, model: String) -> Report {
+        let groups: Vec<GroupReport> = planned
             .choices
             .iter()
             .map(|(input, c)| GroupReport {
@@ -66,34 +87,49 @@ impl Report {
             let dims: Vec<String> = p.shape.iter().map(Dim::to_string).collect();
             format!("{}: {}[{}]", p.name, p.elem, dims.join(","))
         };
-        let weight_bytes = compiled.target.weights.len() as u64;
+        let weight_bytes = constant_bytes(&planned.plan);
         Report {
             producer: concat!("fqc ", env!("CARGO_PKG_VERSION")).to_owned(),
             model,
             model_hash: String::new(),
-            graph_hash: hash::graph(&compiled.float),
+            graph_hash: hash::graph(&planned.float),
             calibration: None,
             settings: settings.clone(),
-            inputs: compiled.plan.inputs.iter().map(port).collect(),
-            outputs: compiled.plan.outputs.iter().map(port).collect(),
+            inputs: planned.plan.inputs.iter().map(port).collect(),
+            outputs: planned.plan.outputs.iter().map(port).collect(),
             memory: Memory::of(
-                &compiled.float,
-                &compiled.choices,
+                &planned.float,
+                &planned.choices,
                 settings.precision(),
                 weight_bytes,
             ),
-            extra_channels: mean_extra(compiled.choices.values()),
+            extra_channels: mean_extra(planned.choices.values()),
             weight_bytes,
-            code_bytes: compiled.target.code.iter().map(|c| c.bytes.len() as u64).sum(),
+            code_bytes: 0,
             groups,
-            steps: compiled
+            steps: planned
                 .plan
                 .steps
                 .iter()
                 .map(|s| format!("{} {}", s.kernel.name(), s.name))
                 .collect(),
+            gemms: Vec::new(),
+            tuned: None,
         }
     }
+}
+
+/// What a plan's constants take in a file, each content once.
+fn constant_bytes(plan: &Plan) -> u64 {
+    let (mut known, mut all) = (BTreeSet::new(), Weights::new());
+    for buffer in &plan.buffers {
+        let Place::Const(constant) = &buffer.place else { continue };
+        if known.insert(*blake3::hash(constant.bytes.as_slice()).as_bytes()) {
+            all.push(Arc::new(constant.bytes.clone()));
+        }
+        constant.bytes.release();
+    }
+    all.len() as u64
 }
 
 impl fmt::Display for Report {

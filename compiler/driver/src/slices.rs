@@ -5,8 +5,8 @@
 
 use crate::data::Batch;
 use crate::exit::{Exit, Failure};
+use crate::host::SharedCode;
 use crate::pipeline::{self, Context};
-use fqc_codegen::cpu::SharedCode;
 use fqc_ir::{Graph, NodeId, Op, Type, dim};
 use fqrt::{Model, Session, SessionOptions, Tensor, TensorView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +54,7 @@ struct Run<'a> {
 
 impl<'a> Walk<'a> {
     pub fn new(batches: impl IntoIterator<Item = &'a Batch>) -> Result<Walk<'a>, Failure> {
-        let code = SharedCode::new(pipeline::own_level()?);
+        let code = SharedCode::new(pipeline::own_level()?)?;
         let mut walk = Walk { runs: Vec::new(), first: 0, code };
         walk.restart(0, batches);
         Ok(walk)

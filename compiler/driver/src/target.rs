@@ -1,10 +1,12 @@
 //! What a file can be compiled for, and the images of several targets from one plan.
 
 use crate::exit::{Exit, Failure};
+use crate::host;
 use crate::key;
-use crate::pipeline::Context;
+use crate::pipeline::{self, Context};
+use crate::settings::Settings;
 use fqbin::TargetImage;
-use fqc_codegen::cuda::{self, Arch, Cache, Compiler, Nvrtc};
+use fqc_codegen::cuda::{self, Arch, Cache, Compiler, Nvrtc, Tuning};
 use fqc_ir::plan::Plan;
 use std::rc::Rc;
 
@@ -36,40 +38,38 @@ pub enum Toolchain {
 /// What compiles for the targets, found before anything long begins.
 pub fn toolchains(targets: &[Target]) -> Result<Vec<Toolchain>, Failure> {
     let mut compiler: Option<Rc<Compiler>> = None;
+    let first = |i: usize| !targets[..i].contains(&targets[i]);
+    let targets = targets.iter().enumerate().filter(|(i, _)| first(*i)).map(|(_, t)| t);
     let one = |target: &Target| match (*target, &compiler) {
-        (Target::Cpu, _) => Ok(Toolchain::Cpu),
+        (Target::Cpu, _) => host::wants("`--target cpu`").map(|()| Toolchain::Cpu),
         (Target::Cuda(arch), Some(compiler)) => Ok(Toolchain::Cuda(arch, compiler.clone())),
         (Target::Cuda(arch), None) => {
             Ok(Toolchain::Cuda(arch, compiler.insert(Rc::new(nvrtc()?)).clone()))
         }
     };
-    targets.iter().map(one).collect()
+    targets.map(one).collect()
 }
 
-/// The images of all targets, in the order they were asked for; `cpu` is that of the CPU.
+/// The images of all targets, in the order they were asked for.
 pub fn images(
-    cpu: TargetImage,
     plan: &Plan,
     toolchains: &[Toolchain],
+    settings: &Settings,
+    tuning: &Tuning,
     cx: &Context<'_>,
 ) -> Result<Vec<TargetImage>, Failure> {
-    let mut cpu = Some(cpu);
-    let mut images: Vec<TargetImage> = Vec::new();
-    for toolchain in toolchains {
-        cx.interrupt.check()?;
-        let image = match toolchain {
-            Toolchain::Cpu => cpu.take(),
-            Toolchain::Cuda(arch, compiler) => {
-                Some(cuda::generate(plan, *arch, compiler).map_err(|e| failure(&e))?)
-            }
-        };
-        images.extend(image.filter(|i| images.iter().all(|other| other.target != i.target)));
-    }
-    Ok(images)
+    let image = |toolchain: &Toolchain| match toolchain {
+        Toolchain::Cpu => pipeline::cpu_image(plan, settings, cx),
+        Toolchain::Cuda(arch, compiler) => {
+            cx.interrupt.check()?;
+            cuda::generate_tuned(plan, *arch, tuning, compiler).map_err(|e| failure(&e))
+        }
+    };
+    toolchains.iter().map(image).collect()
 }
 
 /// NVRTC, with its cubins kept in the user's folder.
-fn nvrtc() -> Result<Compiler, Failure> {
+pub fn nvrtc() -> Result<Compiler, Failure> {
     let nvrtc = Nvrtc::load().map_err(|e| failure(&e))?;
     Ok(match key::folder() {
         Some(folder) => Compiler::Cached(Cache::new(folder.join("cubins"), nvrtc)),
@@ -77,7 +77,8 @@ fn nvrtc() -> Result<Compiler, Failure> {
     })
 }
 
-fn failure(error: &cuda::Error) -> Failure {
+/// How a command ends over a failure of the CUDA backend.
+pub fn failure(error: &cuda::Error) -> Failure {
     let exit = match error {
         cuda::Error::Unsupported(_) => Exit::Model,
         cuda::Error::NoNvrtc(_) | cuda::Error::Library { .. } => Exit::CannotRun,

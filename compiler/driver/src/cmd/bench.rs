@@ -5,6 +5,7 @@ use super::rates::Rates;
 use super::{RunArgs, load, model_inputs, print, print_json, quiet, views};
 use crate::data::{Batch, Wanted};
 use crate::exit::Failure;
+use crate::host;
 use crate::interrupt::Interrupt;
 use crate::npz;
 use fqbin::Elem;
@@ -53,7 +54,7 @@ struct Timing {
     max_ms: f64,
     load_ms: f64,
     first_run_ms: f64,
-    /// What the machine reached in the same process; on a CPU only.
+    /// What the machine reached in the same process; on a CPU only, and with a code generator.
     machine: Option<Rates>,
     kernels: Vec<KernelTime>,
 }
@@ -104,7 +105,7 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         }
     }
     times.sort_by(f64::total_cmp);
-    let machine = model.level().map(|level| Rates::measure(level, threads)).transpose()?;
+    let machine = model.level().map(|level| host::rates(level, threads)).transpose()?.flatten();
     let result = Timing {
         model: args.model.display().to_string(),
         level: model.target().to_owned(),

@@ -131,6 +131,11 @@ impl CalibArgs {
         })
     }
 
+    /// Whether statistics are given.
+    pub fn has_statistics(&self) -> bool {
+        self.kept().next().is_some()
+    }
+
     /// Files of statistics.
     fn kept(&self) -> impl Iterator<Item = &PathBuf> {
         self.calib.iter().filter(|c| has_extension(c, "fqcal") || has_extension(c, "part"))

@@ -5,13 +5,16 @@ use super::{check_folder, context, print, print_json};
 use crate::analyze;
 use crate::exit::{Failure, file_failure};
 use crate::hash;
+use crate::host;
 use crate::interrupt::Interrupt;
 use crate::key;
-use crate::pipeline::{self, Compiled, Context};
-use crate::report::Report;
+use crate::pipeline::{self, Context, Planned};
+use crate::report::{GemmReport, Report};
 use crate::settings::{Float, LmHead, Method, Rounding, Scheme, Settings};
 use crate::target::{self, Target};
+use crate::tuned::Tuned;
 use fqbin::Image;
+use fqc_codegen::cuda::{Arch, Layer, tuning};
 use fqc_ir::{Graph, text};
 use std::path::PathBuf;
 
@@ -30,6 +33,9 @@ pub struct Args {
     /// What to compile for: `cpu`, `cuda` (sm_90a), `cuda:ARCH`, `cuda:ptx`; several separated by commas
     #[arg(long, value_delimiter = ',', default_value = "cpu", value_parser = Target::parse)]
     pub target: Vec<Target>,
+    /// Tiles that `fqc tune` measured, for `cuda:sm_90a`
+    #[arg(long, value_name = "TUNED.json")]
+    pub tuned: Option<PathBuf>,
     /// Settings in TOML, by the names in the file's manifest; options on the command line win
     #[arg(long, value_name = "F.toml")]
     pub config: Option<PathBuf>,
@@ -102,6 +108,7 @@ pub struct Args {
 pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     check(args)?;
     let toolchains = target::toolchains(&args.target)?;
+    let tuned = args.tuned.as_deref().map(Tuned::read).transpose()?.unwrap_or_default();
     let mut show = |name: &str, graph: &Graph| {
         if args.print_after.as_deref().is_some_and(|p| p == "all" || p == name) {
             eprintln!("; after {name}\n{}", text::print(graph));
@@ -110,6 +117,7 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     let cx = context(interrupt, args.quiet, args.threads);
     let mut cx = Context { after_pass: Some(&mut show), strict: args.strict, ..cx };
     let settings = settings(args)?;
+    check_host(args, &settings)?;
     if settings.asks_int4_activations() {
         cx.warn(
             "every target multiplies activations of four bits as eight: `w4a8` for `w4a4`, and \
@@ -127,16 +135,26 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     let (float, statistics) = (&quantised.float, &quantised.statistics);
     let groups = analyze::measure(float, statistics, &settings, &quantised.choices, &[], &mut cx)?;
     quantised.statistics.clear();
-    let compiled = quantised.compile(&settings, &mut cx)?;
+    let planned = quantised.plan(&settings, &mut cx)?;
     let file_name = args.model.file_name().map(|n| n.to_string_lossy().into_owned());
-    let mut report = Report::new(&compiled, &settings, file_name.unwrap_or_default());
+    let mut report = Report::new(&planned, &settings, file_name.unwrap_or_default());
     report.model_hash = hash::file(&args.model)?;
     report.calibration = origin;
-    // Of all that was compiled, only the targets are written.
-    let Compiled { target, plan, graph, float, .. } = compiled;
+    // Of all that was decided, code is generated for the plan alone.
+    let Planned { plan, graph, float, .. } = planned;
     drop((graph, float));
-    let targets = target::images(target, &plan, &toolchains, &cx)?;
+    if args.target.contains(&Target::Cuda(Arch::Sm90a)) {
+        let layers = tuning::layers(&plan);
+        tuned.check(layers.iter().map(|(layer, _)| layer), &cx)?;
+        let gemm =
+            |(layer, steps): &(Layer, usize)| GemmReport { gemm: layer.to_string(), steps: *steps };
+        report.gemms = layers.iter().map(gemm).collect();
+    }
+    let targets = target::images(&plan, &toolchains, &settings, &tuned.tuning, &cx)?;
     drop(plan);
+    report.tuned = tuned.file;
+    let code = targets.iter().flat_map(|target| &target.code);
+    report.code_bytes = code.map(|code| code.bytes.len() as u64).sum();
     let image = Image {
         producer: report.producer.clone(),
         manifest: serde_json::to_vec_pretty(&report).map_err(Failure::internal)?,
@@ -171,7 +189,24 @@ fn layer_scheme(text: &str) -> Result<(String, Scheme), String> {
 /// Refuses what cannot work before anything long begins.
 fn check(args: &Args) -> Result<(), Failure> {
     args.calib.check()?;
+    if args.tuned.is_some() && !args.target.contains(&Target::Cuda(Arch::Sm90a)) {
+        return Err(Failure::usage("`--tuned` goes with `--target cuda:sm_90a`"));
+    }
     check_folder(&args.output)
+}
+
+/// Where nothing generates code for the CPU, statistics that were kept and plain rounding will do.
+fn check_host(args: &Args, settings: &Settings) -> Result<(), Failure> {
+    if settings.method == Method::None {
+        return Ok(());
+    }
+    if !args.calib.has_statistics() {
+        return host::wants("calibration (unless `--calib M.fqcal` has its statistics)");
+    }
+    match settings.rounding() {
+        Rounding::Gptq => host::wants("GPTQ (but not `--rounding nearest`)"),
+        Rounding::Nearest => Ok(()),
+    }
 }
 
 /// The configuration file, if any, overruled by the command line.

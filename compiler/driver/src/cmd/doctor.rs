@@ -2,6 +2,7 @@
 
 use super::{print, print_json};
 use crate::exit::Failure;
+use crate::host;
 use crate::key;
 use fqbin::Level;
 use serde::Serialize;
@@ -42,8 +43,11 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     checks.push(Check { what: "threads".to_owned(), ok: true, detail: count });
     checks.push(Check {
         what: "code generator".to_owned(),
-        ok: true,
-        detail: "LLVM 22 for the CPU; compiled files need none".to_owned(),
+        ok: host::GENERATOR.is_some(),
+        detail: match host::GENERATOR {
+            Some(name) => format!("{name} for the CPU; compiled files need none"),
+            None => "built without the feature `cpu`; compiled files run all the same".to_owned(),
+        },
     });
     checks.push(match fqc_codegen::cuda::Nvrtc::load() {
         Ok(nvrtc) => {

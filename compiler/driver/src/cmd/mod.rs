@@ -12,8 +12,9 @@ pub mod experiment;
 pub mod inspect;
 pub mod memory;
 pub mod methods;
-mod rates;
+pub mod rates;
 pub mod run;
+pub mod tune;
 
 use crate::data::{self, Batch, Wanted};
 use crate::exit::Failure;
@@ -65,19 +66,17 @@ impl RunArgs {
         let cancel = Some(interrupt.flag());
         SessionOptions { threads: self.threads(), cancel, ..Default::default() }
     }
+}
 
-    /// `cpu`, `cuda` or `cuda:N`.
-    fn device(&self) -> Result<Device, Failure> {
-        let unknown = || {
-            let name = &self.device;
-            Failure::usage(format!("no device `{name}`; there are `cpu`, `cuda` and `cuda:N`"))
-        };
-        match self.device.split_once(':') {
-            None if self.device == "cpu" => Ok(Device::Cpu),
-            None if self.device == "cuda" => Ok(Device::Cuda(0)),
-            Some(("cuda", n)) => n.parse().map(Device::Cuda).map_err(|_| unknown()),
-            _ => Err(unknown()),
-        }
+/// `cpu`, `cuda` or `cuda:N`.
+fn device(name: &str) -> Result<Device, Failure> {
+    let unknown =
+        || Failure::usage(format!("no device `{name}`; there are `cpu`, `cuda` and `cuda:N`"));
+    match name.split_once(':') {
+        None if name == "cpu" => Ok(Device::Cpu),
+        None if name == "cuda" => Ok(Device::Cuda(0)),
+        Some(("cuda", n)) => n.parse().map(Device::Cuda).map_err(|_| unknown()),
+        _ => Err(unknown()),
     }
 }
 
@@ -105,7 +104,7 @@ impl InputArgs {
 
 /// Loads a compiled file, or compiles an ONNX model in float, in memory.
 pub fn load(path: &Path, args: &RunArgs, cx: &mut Context<'_>) -> Result<Arc<Model>, Failure> {
-    let device = args.device()?;
+    let device = device(&args.device)?;
     let level = pipeline::forced_level()?;
     if path.extension().is_some_and(|e| e == "onnx") {
         if device != Device::Cpu {

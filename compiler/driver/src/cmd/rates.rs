@@ -1,49 +1,28 @@
 //! What the machine can do at most, measured: the rates that `fqc bench` sets kernels beside.
 
-use crate::exit::Failure;
-use fqbin::Level;
-use fqc_codegen::cpu::ceiling::{Ceiling, Unit};
 use serde::Serialize;
 use std::fmt;
-use std::time::Duration;
-
-/// Time for each rate.
-const BUDGET: Duration = Duration::from_millis(60);
-
-/// Bytes that copies are measured with.
-const SIZES: [usize; 7] = [1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26, 1 << 28];
 
 /// Rates of all threads together at one level.
 #[derive(Serialize)]
 pub struct Rates {
     /// Products of codes, of pairs of bf16 (of f32 where the level lacks them) and of f32, between
     /// registers, in 10^9 operations a second.
-    codes_gops: f64,
-    bf16_gops: f64,
-    f32_gops: f64,
+    pub codes_gops: f64,
+    pub bf16_gops: f64,
+    pub f32_gops: f64,
     /// Copies, by the bytes that they read and write: 10^9 bytes a second.
-    copies: Vec<CopyRate>,
+    pub copies: Vec<CopyRate>,
 }
 
+/// A copy that reads and writes so many bytes.
 #[derive(Serialize)]
-struct CopyRate {
-    bytes: usize,
-    gb_s: f64,
+pub struct CopyRate {
+    pub bytes: usize,
+    pub gb_s: f64,
 }
 
 impl Rates {
-    pub fn measure(level: Level, threads: usize) -> Result<Rates, Failure> {
-        let ceiling = Ceiling::new(level).map_err(Failure::internal)?;
-        let rate = |unit| ceiling.rate(unit, threads, BUDGET);
-        let copy = |bytes| CopyRate { bytes, gb_s: ceiling.copy(bytes, threads, BUDGET) };
-        Ok(Rates {
-            codes_gops: rate(Unit::Codes),
-            bf16_gops: rate(Unit::Bf16),
-            f32_gops: rate(Unit::F32),
-            copies: SIZES.map(copy).into(),
-        })
-    }
-
     /// Least nanoseconds for so many operations of a family and so many bytes: what multiplies there
     /// at its rate, or a copy of as many bytes, whichever is longer.
     pub fn floor_ns(&self, family: &str, ops: f64, bytes: f64) -> f64 {
