@@ -100,7 +100,7 @@ impl Launches {
 
 /// The kernels of a plan, and the program that launches them.
 fn lower(launches: Launches, arch: Arch, tuning: &Tuning) -> Result<(Kernels, Lowering), Error> {
-    let Launches { mut plan, units, paired } = launches;
+    let Launches { plan, units, paired } = launches;
     let packed = hopper_weights(&plan, &units, arch);
     let mut image = Kernels::default();
     let mut lowering = Lowering::new(&plan, |index, constant| {

@@ -5,8 +5,8 @@ use fqbin::TargetImage;
 use fqc_ir::data::Const;
 use fqc_ir::dim::Dim;
 use fqc_ir::plan::{
-    Buffer, BufferId, Extra, Gemm, GemmInput, GemmOutput, Kernel, Place, Plan, Port, Precision,
-    RowQuantize, Step, View,
+    Buffer, BufferId, Extra, Gemm, GemmInput, GemmOutput, Kernel, Place, Plan, Port, RowQuantize,
+    Step, View,
 };
 use fqc_ir::types::Elem;
 use fqc_kernels::cuda::choose::{BUCKETS, Tile};
@@ -119,12 +119,11 @@ fn kernel(layer: &Layer, width: usize) -> (Gemm, Kind) {
         weight: match layer.weights {
             Weights::Int4 => Elem::I4,
             Weights::Int8 => Elem::I8,
-            _ => Elem::F32,
+            _ => Elem::BF16,
         },
         epilogue: layer.epilogue.clone(),
         extras: layer.extras.clone(),
         output,
-        precision: if halves { Precision::Bf16 } else { Precision::F32 },
     };
     let kind = match &layer.pair {
         Some(expr) => Kind::Pairs { expr: expr.clone(), codes },
