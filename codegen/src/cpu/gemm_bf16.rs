@@ -93,20 +93,21 @@ impl<'c> Gemm<'_, '_, 'c> {
         });
     }
 
-    /// The values of row `k + u` of a float weight, `k` a multiple of two, in the columns whose bytes
-    /// begin at `columns` in the first line.
-    pub fn float_line(&self, k: Val<'c>, u: i64, columns: Val<'c>) -> Val<'c> {
+    /// The values of row `k + u` of a float weight, `k` a multiple of two, in the columns that begin
+    /// `byte` bytes behind the first line of the panel at `first`.
+    pub fn float_line(&self, first: Val<'c>, k: Val<'c>, u: i64, byte: i64) -> Val<'c> {
         const LINE: i64 = 4 * GROUP as i64;
         let b = self.b;
         let lanes = b.level().f32_lanes();
+        let rows = if self.rounds() { PAIR as i64 } else { 1 };
+        let line = b.offset(first, b.mul(k, b.i64c(LINE / rows)));
+        let at = b.offset(line, b.i64c(byte + LINE * (u / rows)));
         if !self.rounds() {
-            let line = b.offset(columns, b.mul(k, b.i64c(LINE)));
-            return b.load(b.f32v(lanes), b.offset(line, b.i64c(LINE * u)), 16);
+            return b.load(b.f32v(lanes), at, 16);
         }
-        let (ints, pair) = (b.i32v(lanes), PAIR as i64);
-        let line = b.offset(columns, b.mul(k, b.i64c(LINE / pair)));
-        let line = b.load(ints, b.offset(line, b.i64c(LINE * (u / pair))), 16);
-        let bits = match u % pair {
+        let ints = b.i32v(lanes);
+        let line = b.load(ints, at, 16);
+        let bits = match u % rows {
             0 => b.shl(line, b.iconst(ints, 16)),
             _ => b.and(line, b.iconst(ints, -0x1_0000)),
         };

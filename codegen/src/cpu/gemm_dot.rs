@@ -217,11 +217,7 @@ impl<'c> Gemm<'_, '_, 'c> {
             let lines: Vec<_> = offsets
                 .iter()
                 .map(|(group, byte)| {
-                    self.float_line(
-                        k,
-                        u,
-                        b.offset(weight.first, b.i64c(group * weight.group_bytes + byte)),
-                    )
+                    self.float_line(weight.first, k, u, group * weight.group_bytes + byte)
                 })
                 .collect();
             for (row, &pointer) in pointers.iter().enumerate() {
