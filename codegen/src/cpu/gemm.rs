@@ -25,15 +25,16 @@ pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError
     desc.check().map_err(|reason| CpuError::Unsupported { kernel: name.to_owned(), reason })?;
     code.kernel(name, |b| {
         let gemm = Gemm::new(b, desc);
+        let streams = gemm.streams.is_some();
         if desc.weight != Elem::F32 && code.level() == Level::AmxInt8 {
-            Amx::new(&gemm, &Native).run();
+            Amx::new(gemm, &Native).run();
         } else if desc.is_quantized() {
             gemm.walk(gemm.dot_rows(), |at| gemm.dot_tile(at));
         } else {
             // A weight of floats, a head above all, is too large to pass by each row block anew.
             gemm.walk_grouped(gemm.dot_rows(), |at| gemm.dot_tile(at));
         }
-        if gemm.streams.is_some() {
+        if streams {
             b.fence();
         }
         Ok(())
@@ -89,6 +90,8 @@ pub(super) struct Gemm<'k, 'm, 'c> {
     pub streams: Option<Val<'c>>,
     /// The accumulator tile in scratch: rows of [`PANEL`] i32 or f32.
     pub tile: Val<'c>,
+    /// Whether accumulators begin at zero, so that `start` is added to them afterwards.
+    pub from_zero: bool,
 }
 
 impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
@@ -120,6 +123,7 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
             out,
             streams,
             tile,
+            from_zero: false,
         }
     }
 

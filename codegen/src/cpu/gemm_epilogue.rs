@@ -84,6 +84,7 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
             let ty = b.vec(gemm.accumulator(), lanes);
             let from = b.offset(accumulators, b.i64c(4 * i64::from(lane.first)));
             let sums = b.load(ty, from, 16);
+            let sums = tables.start.get(v).map_or(sums, |&start| b.add(sums, start));
             let to = b.offset(to, b.i64c(gemm.out_bytes() * i64::from(lane.first)));
             if desc.output == GemmOutput::I32 {
                 gemm.store(sums, to, *lane, 4);
@@ -207,6 +208,8 @@ impl<'c> Gemm<'_, '_, 'c> {
 
 /// Per-column tables of a tile, one value for each vector of columns.
 struct Tables<'c> {
+    /// What accumulators lack; empty where they began with it.
+    start: Vec<Val<'c>>,
     scale: Vec<Val<'c>>,
     /// Empty for operands that differ from row to row.
     operands: Vec<Vec<Val<'c>>>,
@@ -219,17 +222,19 @@ impl<'c> Tables<'c> {
         let b = gemm.b;
         // Tables are padded to whole groups, so that no mask is needed.
         assert!(lanes <= GROUP as u32, "a vector has at most the columns of a group");
-        let table = |buffer: Val<'c>| -> Vec<Val<'c>> {
+        let typed = |buffer: Val<'c>, ty: Ty<'c>| -> Vec<Val<'c>> {
             let first = gemm.column_table(buffer, at.panel);
-            let ty = b.f32v(lanes);
             vectors
                 .iter()
                 .map(|lane| b.load(ty, b.offset(first, b.i64c(4 * i64::from(lane.first))), 4))
                 .collect()
         };
+        let table = |buffer: Val<'c>| typed(buffer, b.f32v(lanes));
+        let start = gemm.start.filter(|_| gemm.from_zero);
         let all = |buffer: Option<Val<'c>>| buffer.map(table).unwrap_or_default();
         let scaled = gemm.desc.output != GemmOutput::I32;
         Tables {
+            start: start.map(|start| typed(start, b.i32v(lanes))).unwrap_or_default(),
             scale: all(gemm.scale.filter(|_| scaled)),
             operands: gemm
                 .desc

@@ -305,7 +305,7 @@ fn compile_emulated(desc: &GemmDesc) -> Mapped {
     let code = Code::new(&context, "t", emulated_level(desc)).unwrap();
     let at = (desc.scratch_bytes() as i64 + 63) / 64 * 64;
     code.kernel("gemm", |b| {
-        Amx::new(&Gemm::new(b, desc), &Emulated { at }).run();
+        Amx::new(Gemm::new(b, desc), &Emulated { at }).run();
         Ok::<(), super::CpuError>(())
     })
     .unwrap();
