@@ -478,6 +478,13 @@ impl<'m, 'c> Builder<'m, 'c> {
         VectorType::const_vector(&values).into()
     }
 
+    /// The numbers side by side as f32.
+    pub fn fconst_each(&self, values: &[f64]) -> Val<'c> {
+        let ty = self.f32().into_float_type();
+        let values: Vec<_> = values.iter().map(|&value| ty.const_float(value)).collect();
+        VectorType::const_vector(&values).into()
+    }
+
     /// Mask whose first `count` lanes are set (`count` is an i64 value).
     pub fn mask_first(&self, count: Val<'c>, lanes: u32) -> Val<'c> {
         let count = self.splat(self.trunc(count, self.int(32)), lanes);
