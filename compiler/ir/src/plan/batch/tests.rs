@@ -89,7 +89,6 @@ fn gemm() -> Kernel {
         epilogue: Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::arg(1)),
         extras: vec![Extra::PerElement],
         output: GemmOutput::F32,
-        precision: Precision::F32,
     })
 }
 
