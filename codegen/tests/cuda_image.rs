@@ -337,6 +337,55 @@ fn layer() -> Plan {
     d.0
 }
 
+/// Attention of two heads of `width` over fused operands that a step of floats makes, with a mask by key or
+/// none, whose result is floats or codes.
+fn attention(width: i64, mask: bool, coded: bool) -> Plan {
+    let (b, s) = (Dim::sym("batch"), Dim::sym("seq"));
+    let mut d = Draft::default();
+    let fused = [b.clone(), s.clone(), Dim::from(6 * width)];
+    let x = d.input("x", Elem::F32, &fused);
+    let qkv = d.arena(Elem::F32, &fused);
+    d.step(Kernel::Pointwise(Expr::unary(UnaryOp::Silu, Expr::arg(0))), vec![x], &qkv);
+    let row = Dim::from(6 * width);
+    let part = |i: i64| View {
+        offset: Dim::from(2 * i * width),
+        shape: vec![b.clone(), Dim::from(2i64), s.clone(), Dim::from(width)],
+        strides: vec![s.clone() * row.clone(), Dim::from(width), row.clone(), Dim::one()],
+        ..qkv.clone()
+    };
+    let mut args = vec![part(0), part(1), part(2)];
+    if mask {
+        let by_key = d.input("mask", Elem::F32, &[b.clone(), s.clone()]);
+        let shape = vec![b.clone(), Dim::from(2i64), s.clone(), s.clone()];
+        let strides = vec![s.clone(), Dim::zero(), Dim::zero(), Dim::one()];
+        args.push(View { shape, strides, ..by_key });
+    }
+    let merged = [b.clone(), s.clone(), Dim::from(2 * width)];
+    let place = if coded { Place::Arena } else { Place::Output(0) };
+    let result = d.buffer(Elem::F32, &merged, place);
+    let row = Dim::from(2 * width);
+    let heads = View {
+        shape: vec![b.clone(), Dim::from(2i64), s.clone(), Dim::from(width)],
+        strides: vec![s.clone() * row.clone(), Dim::from(width), row, Dim::one()],
+        ..result.clone()
+    };
+    let precision = Precision::Bf16;
+    d.step(Kernel::Attention { scale: 0.1, causal: !mask, mask, precision }, args, &heads);
+    let mut out = result.clone();
+    if coded {
+        let base = 2 * width as usize;
+        let quantize = RowQuantize { signed: true, bits: 8, base, tail: 2, padded: base + 64 };
+        let source: Vec<u8> = [3i32, 1].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let source = Const::new(Elem::I32, vec![2], source).expect("two numbers");
+        let args = vec![result, d.floats(base), d.table(source), d.floats(2)];
+        out = d.buffer(Elem::U8, &[b, s, Dim::from(base + 64)], Place::Output(0));
+        d.step(Kernel::Quantize { expr: Expr::arg(0), quantize }, args, &out);
+    }
+    let port = d.port(&out, "out");
+    d.0.outputs.push(port);
+    d.0
+}
+
 fn compiler() -> Compiler {
     Compiler::Direct(Nvrtc::load().unwrap_or_else(|error| panic!("{error}")))
 }
@@ -384,6 +433,27 @@ fn steps_that_belong_together_are_one_launch() {
     let want = |gated: &[&'static str]| [&before[..], gated, &after[..]].concat();
     assert_eq!(families(Arch::Sm90a), want(&["gemm_i8"]));
     assert_eq!(families(Arch::Sm80), want(&["gemm_i8", "quantize"]));
+}
+
+#[test]
+fn attention_of_many_queries_has_a_kernel_of_its_own_on_hopper() {
+    for width in [64, 128] {
+        for (mask, coded) in [(false, false), (false, true), (true, false), (true, true)] {
+            let plan = attention(width, mask, coded);
+            fqc_ir::plan::verify(&plan).unwrap_or_else(|faults| panic!("{faults:?}"));
+            let kernels = |arch| {
+                let image = generate(&plan, arch, &compiler());
+                let image = image.unwrap_or_else(|error| panic!("{width} {mask} {coded}: {error}"));
+                fqbin::verify(&image.program, image.weights.len() as u64).expect("a sound program");
+                image.program.kernels
+            };
+            let has = |k: &fqbin::Kernel, name: &str| k.attrs.iter().any(|(n, _)| n == name);
+            let hopper = kernels(Arch::Sm90a);
+            let few = hopper.iter().position(|k| has(k, "max_queries")).expect("a first kernel");
+            assert!(has(&hopper[few + 1], "head_width"), "{width} {mask} {coded}");
+            assert!(kernels(Arch::Sm80).iter().all(|k| !has(k, "max_queries")));
+        }
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@
 // or codes that are quantised and flattened.
 #pragma once
 
+#include "attention_result.cuh"
 #include "mma.cuh"
-#include "scalar.cuh"
 
 namespace scalar {
 
@@ -36,30 +36,6 @@ __device__ __forceinline__ void copy_eight(u32 shared, const float* at, bool val
 }
 __device__ __forceinline__ void copy_eight(u32 shared, const u16* at, bool valid) { copy_16(shared, at, valid); }
 
-// One head of one batch: first elements and the distances of rows.
-template <class T>
-struct Head {
-    const T* q;
-    const T* k;
-    const T* v;
-    float* y;
-    const float* mask;
-    i64 q_row, k_row, v_row, y_row, mask_row, mask_key;
-    int queries, keys;
-};
-
-// Where codes of a head go: rows of `padded` bytes, of which the first `base` are those of all heads'
-// channels. Digits of the tail are of the channel that `source` names.
-struct Codes {
-    u8* out;
-    const float* inverse;
-    const int* source;
-    const float* below;
-    int first;  // channel of this head
-    int base, tail, padded;
-    float top;
-};
-
 // Shared memory of a block. The pitches keep rows that are read together in different banks.
 template <int kDepth, int kWidth>
 struct AttentionTiles {
@@ -67,50 +43,9 @@ struct AttentionTiles {
     static constexpr int kKeyPitch = kDepth * 2 + 16, kValuePitch = kWidth * 2 + 16;
     static constexpr int kStage = kKeys * (kKeyPitch + kValuePitch);
     static constexpr int kStages = 2 * kStage <= 48 * 1024 ? 2 : 1;
-    static constexpr int kFloatPitch = kWidth + 4;  // of a row of results before it is quantised
-    static constexpr int kResult = 64 * kFloatPitch * 4;
+    static constexpr int kResult = 64 * kFloatPitch<kWidth> * 4;
     static constexpr int kBytes = kStages * kStage > kResult ? kStages * kStage : kResult;
 };
-
-// A warp's sixteen rows of results, in shared memory, as codes.
-template <bool kSigned, int kWidth>
-__device__ __forceinline__ void write_codes(const Codes& codes, const float* rows, int first, int queries) {
-    constexpr int kPitch = AttentionTiles<16, kWidth>::kFloatPitch;
-    const int lane = threadIdx.x % 32, count = min(16, queries - first);
-    for (int i = lane; i < count * (kWidth / 4); i += 32) {
-        const int row = i / (kWidth / 4), c = i % (kWidth / 4) * 4;
-        const float4 x = *reinterpret_cast<const float4*>(rows + row * kPitch + c);
-        const float4 inverse = *reinterpret_cast<const float4*>(codes.inverse + codes.first + c);
-        const u32 a = digit<kSigned>(mul(x.x, inverse.x), 0.0f, codes.top);
-        const u32 b = digit<kSigned>(mul(x.y, inverse.y), 0.0f, codes.top);
-        const u32 d = digit<kSigned>(mul(x.z, inverse.z), 0.0f, codes.top);
-        const u32 e = digit<kSigned>(mul(x.w, inverse.w), 0.0f, codes.top);
-        u8* const to = codes.out + static_cast<i64>(first + row) * codes.padded + codes.first + c;
-        *reinterpret_cast<u32*>(to) = a | b << 8 | d << 16 | e << 24;
-    }
-    for (int t = lane; t < codes.tail; t += 32) {
-        const int c = codes.source[t] - codes.first;
-        if (c < 0 || c >= kWidth) continue;
-        const float inverse = codes.inverse[codes.first + c], below = codes.below[t];
-        u8* const to = codes.out + static_cast<i64>(first) * codes.padded + codes.base + t;
-        for (int row = 0; row < count; ++row) {
-            to[static_cast<i64>(row) * codes.padded] =
-                digit<kSigned>(mul(rows[row * kPitch + c], inverse), below, codes.top);
-        }
-    }
-    if (codes.first != 0) return;
-    const int rest = codes.padded - codes.base - codes.tail;
-    for (int i = lane; i < count * rest; i += 32) {
-        const i64 at = static_cast<i64>(first + i / rest) * codes.padded + codes.base + codes.tail + i % rest;
-        codes.out[at] = kSigned ? 128 : 0;
-    }
-}
-
-// What becomes of the result.
-enum class Result { kFloats, kUnsigned, kSigned };
-
-// What is added to the scores: nothing, the same for all queries of a head, or something for each.
-enum class Mask { kNone, kByKey, kFull };
 
 // The queries from `first` on. Rows of k and v are aligned to 16 bytes, those of q and y to 8.
 template <int kDepth, int kWidth, bool kCausal, Mask kMask, Result kResult, class T>
@@ -251,7 +186,7 @@ __device__ __forceinline__ void attention_bf16(const Head<T>& head, const Codes&
         __syncthreads();
         if (kStages == 1) fetch(tile + 1);
     }
-    float* const own = reinterpret_cast<float*>(memory) + (threadIdx.x / 32 * 16 + g) * Tiles::kFloatPitch + t * 2;
+    float* const own = reinterpret_cast<float*>(memory) + (threadIdx.x / 32 * 16 + g) * kFloatPitch<kWidth> + t * 2;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         total[r] += __shfl_xor_sync(0xffffffffu, total[r], 1);
@@ -262,13 +197,13 @@ __device__ __forceinline__ void attention_bf16(const Head<T>& head, const Codes&
         for (int n = 0; n < kWidth / 8; ++n) {
             const float2 pair = {sums[n][r * 2] * inverse, sums[n][r * 2 + 1] * inverse};
             float* const to = kResult == Result::kFloats ? head.y + rows[r] * head.y_row + n * 8 + t * 2
-                                                          : own + r * 8 * Tiles::kFloatPitch + n * 8;
+                                                          : own + r * 8 * kFloatPitch<kWidth> + n * 8;
             *reinterpret_cast<float2*>(to) = pair;
         }
     }
     if constexpr (kResult != Result::kFloats) {
         __syncwarp();
-        const float* const all = reinterpret_cast<const float*>(memory) + threadIdx.x / 32 * 16 * Tiles::kFloatPitch;
+        const float* const all = reinterpret_cast<const float*>(memory) + threadIdx.x / 32 * 16 * kFloatPitch<kWidth>;
         write_codes<kResult == Result::kSigned, kWidth>(codes, all, warp_first, head.queries);
     }
 }

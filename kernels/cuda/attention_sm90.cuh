@@ -13,20 +13,21 @@
 struct AttentionSm90Arguments {
     // Four axes: head dimension, row, head, batch; boxes of 64 by 128 rows, 128-byte swizzle.
     TensorMap q, k, v;
-    // The same with boxes of 64 rows; codes: boxes of the whole head dimension, no swizzle.
-    TensorMap out;
-    const float* inverse;  // [heads * kDim]: multiplier before rounding; code outputs only
-    int queries, keys, group;
-    float scale;
+    int queries, keys, heads, group;  // group: query heads of a key head
+};
+
+// What a block has: a head of a batch, and its queries from `first` on.
+struct AttentionBlock {
+    int head, batch, first;
 };
 
 constexpr int kQueriesOfBlock = 128;
 constexpr int kKeysOfTile = 128;
 constexpr int kAttentionThreads = 384;
 
-// Config: kDim (64 or 128), kStages, kCausal (the last query sees the last key), kOutput (kF16 or
-// kBf16 and inputs alike, or codes and f16 inputs). Grid: [heads][query tiles][batch]: the keys of one batch's
-// heads are what L2 has to hold.
+// Config: kDim (64 or 128), kStages, kCausal (the last query sees the last key), kScale, kHalves (kF16 or
+// kBf16, of the operands). Outside says what is added to scores and where results go: kAdds, prefetch, add,
+// write. Grid: heads, then query tiles, then batches: the keys of one batch's heads are what L2 has to hold.
 template <class Config>
 struct AttentionSm90 {
     static constexpr int kDim = Config::kDim;
@@ -35,7 +36,6 @@ struct AttentionSm90 {
     static constexpr int kQueryBytes = kQueriesOfBlock * kDim * 2;
     static constexpr int kBarriersAt = kQueryBytes + Config::kStages * 2 * kTile;
     static constexpr int kSharedBytes = kBarriersAt + 8 + Config::kStages * 32;
-    static constexpr Output kHalves = Config::kOutput == Output::kBf16 ? Output::kBf16 : Output::kF16;
 
     using Scores = float[kKeysOfTile / 2];
     using Sums = float[kDim / 2];
@@ -63,9 +63,14 @@ struct AttentionSm90 {
         }
     };
 
-    static __device__ __forceinline__ int first_query() {
+    static __device__ __forceinline__ AttentionBlock block(const AttentionSm90Arguments& args) {
+        // Volatile, so that it is computed anew where it is needed again: registers are short.
+        u32 index;
+        asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+        const int tiles = (args.queries + kQueriesOfBlock - 1) / kQueriesOfBlock;
+        const int head = index % args.heads, rest = index / args.heads;
         // The tiles that see the most keys first.
-        return (gridDim.y - 1 - blockIdx.y) * kQueriesOfBlock;
+        return {head, rest / tiles, (tiles - 1 - rest % tiles) * kQueriesOfBlock};
     }
 
     // Keys that a query sees.
@@ -73,24 +78,25 @@ struct AttentionSm90 {
         return Config::kCausal ? max(0, min(args.keys, args.keys - args.queries + query + 1)) : args.keys;
     }
 
-    static __device__ __forceinline__ int tiles(const AttentionSm90Arguments& args) {
-        const int last = min(first_query() + kQueriesOfBlock, args.queries) - 1;
+    static __device__ __forceinline__ int tiles(const AttentionSm90Arguments& args, int first) {
+        const int last = min(first + kQueriesOfBlock, args.queries) - 1;
         // One tile at least, so that results are written where nothing is seen.
         return max(1, (visible(args, last) + kKeysOfTile - 1) / kKeysOfTile);
     }
 
     // One thread.
-    static __device__ __forceinline__ void produce(const AttentionSm90Arguments& args, Shared shared) {
-        const int head = blockIdx.x, batch = blockIdx.z, key_head = head / args.group;
+    static __device__ __forceinline__ void produce(const AttentionSm90Arguments& args, AttentionBlock own,
+                                                   Shared shared) {
+        const int batch = own.batch, key_head = own.head / args.group;
         launch_wait();
         barrier_expect(shared.queries_here(), kQueryBytes);
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) {
-            copy_box_4d(shared.base + c * kQueriesOfBlock * 128, &args.q, c * 64, first_query(), head, batch,
+            copy_box_4d(shared.base + c * kQueriesOfBlock * 128, &args.q, c * 64, own.first, own.head, batch,
                         shared.queries_here());
         }
         Ring ring;
-        const int count = tiles(args);
+        const int count = tiles(args, own.first);
         for (int tile = 0; tile < count; ++tile, ring.advance()) {
             barrier_wait(shared.keys_free(ring.stage), ring.parity ^ 1);
             barrier_expect(shared.keys_here(ring.stage), kTile);
@@ -189,63 +195,34 @@ struct AttentionSm90 {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const float* pair = scores + step * 8 + i * 2;
-                p[step][i] = pack_halves<kHalves, false>(pair[0], pair[1]);
+                p[step][i] = pack_halves<Config::kHalves, false>(pair[0], pair[1]);
                 // Here and not between the multiplications, where ptxas would synchronise.
                 asm volatile("" : "+r"(p[step][i]));
             }
         }
     }
 
-    static __device__ __forceinline__ void write(const AttentionSm90Arguments& args, const Sums& sums,
-                                                 float (&total)[2], u32 place, int consumer) {
-        const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32, r = lane / 4, q = lane % 4;
-        const int head = blockIdx.x, batch = blockIdx.z;
-        // All four warps have done with the queries that lay here.
-        named_barrier(1 + consumer, 128);
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            total[h] += __shfl_xor_sync(0xffffffff, total[h], 1);
-            total[h] += __shfl_xor_sync(0xffffffff, total[h], 2);
-            const float factor = total[h] > 0.0f ? 1.0f / total[h] : 0.0f;
-            const int row = warp * 16 + h * 8 + r;
-#pragma unroll
-            for (int j = 0; j < kDim / 8; ++j) {
-                const float low = sums[j * 4 + h * 2] * factor, high = sums[j * 4 + h * 2 + 1] * factor;
-                if constexpr (is_codes(Config::kOutput)) {
-                    const int column = j * 8 + q * 2;
-                    const float2 inverse =
-                        *reinterpret_cast<const float2*>(args.inverse + head * kDim + column);
-                    const u32 a = to_code<Config::kOutput, false>(low, inverse.x, 0.0f);
-                    const u32 b = to_code<Config::kOutput, false>(high, inverse.y, 0.0f);
-                    store_shared_2(place + row * kDim + column, __byte_perm(a, b, 0x0040));
-                } else {
-                    const u32 at = place + j / 8 * (kQueriesOfBlock * 128) + row * 128 + ((j % 8 ^ r) << 4) + q * 4;
-                    store_shared_4(at, pack_halves<kHalves, false>(low, high));
-                }
-            }
-        }
-        fence_async();
-        named_barrier(1 + consumer, 128);
-        if (threadIdx.x % 128 == 0) {
-            const int first = first_query() + consumer * 64;
-            constexpr int kStep = is_codes(Config::kOutput) ? kDim : 64;
-#pragma unroll
-            for (int c = 0; c < kDim / kStep; ++c) {
-                store_box_4d(&args.out, c * kStep, first, head, batch, place + c * (kQueriesOfBlock * 128));
-            }
-            store_commit();
-            store_wait_all();
-        }
+    // Scores of a tile to probabilities.
+    template <class Outside>
+    static __device__ __forceinline__ void weigh(const AttentionSm90Arguments& args, AttentionBlock own,
+                                                 const Outside& outside, Scores& scores, float (&largest)[2],
+                                                 float (&total)[2], float (&factor)[2], int tile, bool whole,
+                                                 int row) {
+        constexpr float kScale = Config::kScale * 1.44269504f;
+        if constexpr (Outside::kAdds) outside.add(args, own, scores, kScale, tile * kKeysOfTile);
+        if (!whole) hide(args, scores, tile, row);
+        soften(scores, largest, total, factor, Outside::kAdds ? 1.0f : kScale);
     }
 
     // A warpgroup.
-    static __device__ __forceinline__ void consume(const AttentionSm90Arguments& args, Shared shared) {
+    template <class Outside>
+    static __device__ __forceinline__ void consume(const AttentionSm90Arguments& args, AttentionBlock own,
+                                                   const Outside& outside, Shared shared, u8* memory) {
         const int consumer = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
-        const int first = first_query() + consumer * 64;
+        const int first = own.first + consumer * 64;
         const int row = first + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
         const u32 queries = shared.base + consumer * 64 * 128;
-        const int count = tiles(args), whole = visible(args, first) / kKeysOfTile;
-        const float scale = args.scale * 1.44269504f;
+        const int count = tiles(args, own.first), whole = visible(args, first) / kKeysOfTile;
         // A query that sees nothing gets zeros; a hidden score must stay below.
         float largest[2] = {-1e30f, -1e30f}, total[2] = {}, factor[2];
         Scores scores;
@@ -258,8 +235,7 @@ struct AttentionSm90 {
         start_scores(scores, queries, shared.keys(0));
         wgmma_wait<0>();
         arrive(shared.keys_free(0));
-        if (whole <= 0) hide(args, scores, 0, row);
-        soften(scores, largest, total, factor, scale);
+        weigh(args, own, outside, scores, largest, total, factor, 0, whole > 0, row);
         to_halves(p, scores);
         for (int tile = 1; tile < count; ++tile) {
             Ring next = ring;
@@ -270,8 +246,7 @@ struct AttentionSm90 {
             start_sums(sums, p, shared.values(ring.stage), tile == 1);
             wgmma_wait<1>();
             arrive(shared.keys_free(next.stage));
-            if (tile >= whole) hide(args, scores, tile, row);
-            soften(scores, largest, total, factor, scale);
+            weigh(args, own, outside, scores, largest, total, factor, tile, tile < whole, row);
             wgmma_wait<0>();
             arrive(shared.values_free(ring.stage));
 #pragma unroll
@@ -282,12 +257,18 @@ struct AttentionSm90 {
         barrier_wait(shared.values_here(ring.stage), ring.parity);
         start_sums(sums, p, shared.values(ring.stage), count == 1);
         wgmma_wait<0>();
-        // Results go where this warpgroup's queries were.
-        write(args, sums, total, queries, consumer);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            total[h] += __shfl_xor_sync(0xffffffff, total[h], 1);
+            total[h] += __shfl_xor_sync(0xffffffff, total[h], 2);
+            factor[h] = total[h] > 0.0f ? 1.0f / total[h] : 0.0f;
+        }
+        outside.write(args, sums, factor, block(args), consumer, memory);
     }
 
     // The kernel.
-    static __device__ __forceinline__ void run(const AttentionSm90Arguments& args) {
+    template <class Outside>
+    static __device__ __forceinline__ void run(const AttentionSm90Arguments& args, const Outside& outside) {
         extern __shared__ __align__(1024) u8 memory[];
         Shared shared{shared_address(memory)};
         if (threadIdx.x == 0) {
@@ -302,16 +283,17 @@ struct AttentionSm90 {
             prefetch_map(&args.q);
             prefetch_map(&args.k);
             prefetch_map(&args.v);
-            prefetch_map(&args.out);
+            outside.prefetch();
         }
         __syncthreads();
         launch_dependents();
+        const AttentionBlock own = block(args);
         if (threadIdx.x >= 256) {
             registers_give<24>();
-            if (__shfl_sync(0xffffffff, threadIdx.x / 32, 0) == 8 && elect_one()) produce(args, shared);
+            if (__shfl_sync(0xffffffff, threadIdx.x / 32, 0) == 8 && elect_one()) produce(args, own, shared);
         } else {
             registers_take<240>();
-            consume(args, shared);
+            consume(args, own, outside, shared, memory);
         }
     }
 };

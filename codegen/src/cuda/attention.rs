@@ -8,8 +8,8 @@ use fqc_ir::plan::{Kernel, Precision, RowQuantize, Step, View};
 use fqc_ir::quant::q_max;
 use fqc_ir::types::Elem;
 
-use super::expr;
 use super::text::{Call, Text, divides};
+use super::{Arch, attention_sm90, expr, gemm};
 
 /// Queries of a block.
 const QUERIES: i64 = 16;
@@ -25,6 +25,19 @@ pub struct Attention {
     pub causal: bool,
     pub mask: bool,
     pub precision: Precision,
+}
+
+/// The kernels of an attention.
+pub struct Kernels {
+    pub call: Call,
+    /// The one for many queries, of the same arguments and sizes.
+    pub many: Option<gemm::Instance>,
+}
+
+impl From<Call> for Kernels {
+    fn from(call: Call) -> Self {
+        Kernels { call, many: None }
+    }
 }
 
 /// Queries of a block whose products are in bf16, and its threads.
@@ -57,7 +70,8 @@ pub fn with_codes(
     codes: &View,
     quantize: &RowQuantize,
     elem: Elem,
-) -> Result<Call, String> {
+    arch: Arch,
+) -> Result<Kernels, String> {
     let Kernel::Attention { scale, causal, mask, precision } = step.kernel else {
         return Err("it is no attention".into());
     };
@@ -66,38 +80,81 @@ pub fn with_codes(
     if !fits(spec, &views, elem) {
         return Err("its heads do not fit the tensor cores".into());
     }
-    tiled(step, spec, &views, elem, Some((codes, quantize)))
+    tiled(step, spec, &views, elem, Some((codes, quantize)), arch)
 }
 
-/// The kernel that multiplies in bf16.
+/// The kernels that multiply in bf16.
 fn tiled(
     step: &Step,
     spec: &Attention,
     views: &[&View],
     elem: Elem,
     codes: Option<(&View, &RowQuantize)>,
-) -> Result<Call, String> {
-    let (q, k, v, out) = (views[0], views[1], views[2], views[views.len() - 1]);
+    arch: Arch,
+) -> Result<Kernels, String> {
+    let (q, k, v) = (views[0], views[1], views[2]);
     let (Some(depth), Some(width)) = (q.shape[3].as_const(), v.shape[3].as_const()) else {
         return Err("the size of a head is not constant".into());
     };
-    let args = step.args.len();
-    let mut t = match codes {
-        Some(_) => Text::with_arguments(args + 4),
-        None => Text::new(step),
-    };
-    let (heads, groups) = (t.size(&q.shape[1]), t.size(&k.shape[1]));
-    let (s, n) = (t.size(&q.shape[2]), t.size(&k.shape[2]));
+    let hopper = arch == Arch::Sm90a && attention_sm90::fits(spec, views, elem);
+    let sizes = if hopper { attention_sm90::sizes(views) } else { vec![] };
+    let words =
+        step.args.len() + if codes.is_some() { 4 } else { step.results.len() } + sizes.len();
+    let mut t = Text::with_arguments(words);
+    let heads = t.size(&q.shape[1]);
+    let s = t.size(&q.shape[2]);
     t.line(format!("const u32 blocks = (static_cast<u32>({s}) + {TILE} - 1) / {TILE};"));
     t.line(format!(
         "const u32 pair = blockIdx.x / blocks, batch = pair / static_cast<u32>({heads});"
     ));
     t.line(format!("const u32 head = pair % static_cast<u32>({heads});"));
+    t.line(format!("Head<{}> h = {{}};", expr::memory_type(elem)));
+    t.line("Codes codes = {};");
+    let result = of_head(&mut t, step, spec, views, elem, codes);
+    let (causal, scale, mask) = (spec.causal, expr::float(spec.scale), added(spec, views));
+    t.line(format!(
+        "attention_bf16<{depth}, {width}, {causal}, Mask::{mask}, Result::{result}>(h, codes, \
+         blockIdx.x % blocks * {TILE}, {scale});"
+    ));
+    let blocks = q.shape[2].ceil_div(TILE);
+    let work = dim::product([&q.shape[0], &q.shape[1], &blocks]);
+    let mut call = t.finish(TILE_THREADS, 1, work, ops(q, k, depth + width));
+    let mut many = None;
+    if hopper {
+        let mut t = Text::with_arguments(words);
+        t.line("const u32 batch = block.batch, head = block.head;");
+        let result = of_head(&mut t, step, spec, views, elem, codes);
+        many = Some(attention_sm90::instance(spec, depth, mask, result, t)?);
+        call.dims.splice(0..0, sizes);
+    }
+    Ok(Kernels { call, many })
+}
+
+/// What is added to the scores, as a `Mask`.
+pub fn added(spec: &Attention, views: &[&View]) -> &'static str {
+    match spec.mask {
+        false => "kNone",
+        true if views[3].strides[2] == Dim::zero() => "kByKey",
+        true => "kFull",
+    }
+}
+
+/// Fills `h` and `codes`, a `Head` and `Codes`, for `batch` and `head`; gives the `Result`.
+fn of_head(
+    t: &mut Text,
+    step: &Step,
+    spec: &Attention,
+    views: &[&View],
+    elem: Elem,
+    codes: Option<(&View, &RowQuantize)>,
+) -> &'static str {
+    let (q, k, v, out) = (views[0], views[1], views[2], views[views.len() - 1]);
+    let args = step.args.len();
+    let (heads, groups) = (t.size(&q.shape[1]), t.size(&k.shape[1]));
+    let (s, n) = (t.size(&q.shape[2]), t.size(&k.shape[2]));
     t.line(format!(
         "const u32 group = head / (static_cast<u32>({heads}) / static_cast<u32>({groups}));"
     ));
-    t.line(format!("Head<{}> h = {{}};", expr::memory_type(elem)));
-    t.line("Codes codes = {};");
     let mut all = vec![("q", 0, q, "head"), ("k", 1, k, "group"), ("v", 2, v, "group")];
     all.extend(spec.mask.then(|| ("mask", 3, views[3], "head")));
     all.extend(codes.is_none().then_some(("y", args, out, "head")));
@@ -113,39 +170,22 @@ fn tiled(
     }
     t.line(format!("h.queries = {s};"));
     t.line(format!("h.keys = {n};"));
-    let result = match codes {
-        None => "kFloats",
-        Some((codes, q)) => {
-            t.pointer("bytes", args + 3, codes, Elem::U8, true);
-            t.line(format!("codes.out = bytes + static_cast<i64>(batch) * {s} * {};", q.padded));
-            for (i, (name, ty)) in
-                [("inverse", "float"), ("source", "int"), ("below", "float")].iter().enumerate()
-            {
-                t.line(format!("codes.{name} = reinterpret_cast<const {ty}*>(a.w[{}]);", args + i));
-            }
-            t.line(format!("codes.first = head * {width};"));
-            let (base, tail, padded) = (q.base, q.tail, q.padded);
-            for (name, value) in [("base", base), ("tail", tail), ("padded", padded)] {
-                let value = t.run_time_size(&Dim::from(value));
-                t.line(format!("codes.{name} = {value};"));
-            }
-            t.line(format!("codes.top = {};", expr::float(q_max(q.bits, q.signed) as f32)));
-            if q.signed { "kSigned" } else { "kUnsigned" }
-        }
-    };
-    let (causal, scale) = (spec.causal, expr::float(spec.scale));
-    let mask = match spec.mask {
-        false => "kNone",
-        true if views[3].strides[2] == Dim::zero() => "kByKey",
-        true => "kFull",
-    };
-    t.line(format!(
-        "attention_bf16<{depth}, {width}, {causal}, Mask::{mask}, Result::{result}>(h, codes, \
-         blockIdx.x % blocks * {TILE}, {scale});"
-    ));
-    let blocks = q.shape[2].ceil_div(TILE);
-    let work = dim::product([&q.shape[0], &q.shape[1], &blocks]);
-    Ok(t.finish(TILE_THREADS, 1, work, ops(q, k, depth + width)))
+    let Some((codes, q)) = codes else { return "kFloats" };
+    t.pointer("bytes", args + 3, codes, Elem::U8, true);
+    t.line(format!("codes.out = bytes + static_cast<i64>(batch) * {s} * {};", q.padded));
+    for (i, (name, ty)) in
+        [("inverse", "float"), ("source", "int"), ("below", "float")].iter().enumerate()
+    {
+        t.line(format!("codes.{name} = reinterpret_cast<const {ty}*>(a.w[{}]);", args + i));
+    }
+    t.line(format!("codes.first = head * {};", v.shape[3]));
+    let (base, tail, padded) = (q.base, q.tail, q.padded);
+    for (name, value) in [("base", base), ("tail", tail), ("padded", padded)] {
+        let value = t.run_time_size(&Dim::from(value));
+        t.line(format!("codes.{name} = {value};"));
+    }
+    t.line(format!("codes.top = {};", expr::float(q_max(q.bits, q.signed) as f32)));
+    if q.signed { "kSigned" } else { "kUnsigned" }
 }
 
 fn ops(q: &View, k: &View, channels: i64) -> Dim {
@@ -154,7 +194,12 @@ fn ops(q: &View, k: &View, channels: i64) -> Dim {
 }
 
 /// The kernel of a step.
-pub fn attention(step: &Step, spec: &Attention, elems: &[Elem]) -> Result<Call, String> {
+pub fn attention(
+    step: &Step,
+    spec: &Attention,
+    elems: &[Elem],
+    arch: Arch,
+) -> Result<Kernels, String> {
     let views: Vec<&View> = step.args.iter().chain(&step.results).collect();
     let whole = elems[3..].iter().all(|e| *e == Elem::F32);
     let alike = elems[..3].iter().all(|e| *e == elems[0]);
@@ -162,11 +207,16 @@ pub fn attention(step: &Step, spec: &Attention, elems: &[Elem]) -> Result<Call, 
         return Err("attention is of f32 and rank 4; cast before".into());
     }
     if fits(spec, &views, elems[0]) {
-        return tiled(step, spec, &views, elems[0], None);
+        return tiled(step, spec, &views, elems[0], None, arch);
     }
     if elems[0] != Elem::F32 {
         return Err("attention by plain arithmetic is of f32; cast before".into());
     }
+    plain(step, spec, &views).map(Kernels::from)
+}
+
+/// The kernel that multiplies in f32.
+fn plain(step: &Step, spec: &Attention, views: &[&View]) -> Result<Call, String> {
     let (q, k, v, out) = (views[0], views[1], views[2], views[views.len() - 1]);
     let (Some(depth), Some(width)) = (q.shape[3].as_const(), v.shape[3].as_const()) else {
         return Err("the size of a head is not constant".into());

@@ -10,11 +10,13 @@ use fqc_ir::types::Elem;
 
 use super::attention::{self, Attention};
 use super::fuse::{self, Kind, Unit};
+use super::gemm::Instance;
 use super::rows::{self, Norm};
-use super::text::Call;
 use super::tuning::{Layer, Tuning};
 use super::writer::Pairing;
-use super::{Arch, Compiler, Error, elementwise, gemm, gemm_sm80, halves, pair, products};
+use super::{
+    Arch, Compiler, Error, attention_sm90, elementwise, gemm, gemm_sm80, halves, pair, products,
+};
 use crate::program::{Launch, Lowering};
 
 /// Alignment of a cubin within the code.
@@ -114,7 +116,8 @@ fn lower(launches: Launches, arch: Arch, tuning: &Tuning) -> Result<(Kernels, Lo
                 packed_gemm(&plan, step, own, kind, arch, tuning)
                     .map(|call| image.gemm(&mut lowering, &plan, step, &call))
             }
-            _ => launch(&plan, unit).map(|call| image.step(&mut lowering, &plan, step, &call)),
+            _ => launch(&plan, unit, arch)
+                .map(|kernels| image.step(&mut lowering, &plan, step, &kernels)),
         };
         if let Err(reason) = done {
             refused.push(format!("{} `{}`: {reason}", step.kernel.name(), step.name));
@@ -156,34 +159,34 @@ pub(super) fn pairing<'u>(step: &Step, kind: &'u Kind) -> Option<Pairing<'u>> {
     Some(Pairing { expr, quantize: codes, tables })
 }
 
-/// The generated kernel of a launch.
-fn launch(plan: &Plan, unit: &Unit) -> Result<Call, String> {
+/// The generated kernels of a launch.
+fn launch(plan: &Plan, unit: &Unit, arch: Arch) -> Result<attention::Kernels, String> {
     match &unit.kind {
-        Kind::Alone => plain(plan, &unit.step),
+        Kind::Alone => plain(plan, &unit.step, arch),
         Kind::Together(parts) => {
             let parts: Vec<_> = parts
                 .iter()
                 .filter_map(|p| Some((p, fuse::expression(p)?, elems(plan, p))))
                 .collect();
-            elementwise::together(&unit.step, &parts)
+            elementwise::together(&unit.step, &parts).map(Into::into)
         }
         Kind::AttentionCodes { attention: own, codes } => {
             let elem = plan.buffer(own.args[0].buffer).elem;
-            attention::with_codes(own, &unit.step.results[0], codes, elem)
+            attention::with_codes(own, &unit.step.results[0], codes, elem, arch)
         }
         Kind::Pairs { .. } => Err("its weight is not packed for Hopper".into()),
     }
 }
 
-/// The generated kernel of a step.
-fn plain(plan: &Plan, step: &Step) -> Result<Call, String> {
+/// The generated kernels of a step.
+fn plain(plan: &Plan, step: &Step, arch: Arch) -> Result<attention::Kernels, String> {
     let elems = elems(plan, step);
     if let Some(narrow) = elems.iter().find(|e| e.bits() < 8)
         && !matches!(step.kernel, Kernel::Gemm(_))
     {
         return Err(format!("elements of {narrow} are not addressable on CUDA"));
     }
-    match &step.kernel {
+    let call = match &step.kernel {
         Kernel::Gemm(gemm) => products::gemm(step, gemm, elems[elems.len() - 1]),
         Kernel::MatMul => products::matmul(step, &elems),
         Kernel::Pointwise(expr) => elementwise::pointwise(step, expr, &elems),
@@ -203,7 +206,7 @@ fn plain(plan: &Plan, step: &Step) -> Result<Call, String> {
         Kernel::Attention { scale, causal, mask, precision } => {
             let (scale, causal, mask) = (*scale, *causal, *mask);
             let spec = Attention { scale, causal, mask, precision: *precision };
-            attention::attention(step, &spec, &elems)
+            return attention::attention(step, &spec, &elems, arch);
         }
         Kernel::Gather { axis, index_rank } => {
             elementwise::gather(step, *axis, *index_rank, &elems)
@@ -214,7 +217,8 @@ fn plain(plan: &Plan, step: &Step) -> Result<Call, String> {
         Kernel::GatherNd { .. } | Kernel::ScatterElements { .. } | Kernel::ScatterNd { .. } => {
             Err("there is no kernel of this family for CUDA yet".into())
         }
-    }
+    };
+    call.map(Into::into)
 }
 
 /// The weights that lie in Hopper's order, with a gemm that reads them: those of which every user fits.
@@ -243,6 +247,11 @@ fn tiles_fit(plan: &Plan, step: &Step, own: &Gemm, arch: Arch) -> bool {
     gemm::fits(step, own) || halves && gemm::in_halves(step, own)
 }
 
+/// The symbol of a kernel that has a cubin of its own.
+fn hashed(family: &str, source: &str) -> String {
+    format!("{family}_{}", &blake3::hash(source.as_bytes()).to_hex()[..8])
+}
+
 /// A kernel of the program, and whether it shares a cubin with all generated ones.
 struct Entry {
     name: String,
@@ -254,17 +263,36 @@ struct Entry {
 #[derive(Default)]
 struct Kernels {
     entries: Vec<Entry>,
-    /// Index of a kernel by its text and attributes.
+    /// Index of a kernel, the first of several that follow each other, by their texts and attributes.
     known: BTreeMap<String, usize>,
 }
 
 impl Kernels {
-    fn step(&mut self, lowering: &mut Lowering, plan: &Plan, step: &Step, call: &Call) {
-        let attrs = [("threads", call.threads.into()), ("items", call.items.into())];
+    /// A step of a generated kernel; where many queries have another, it follows the first.
+    fn step(
+        &mut self,
+        lowering: &mut Lowering,
+        plan: &Plan,
+        step: &Step,
+        attention::Kernels { call, many }: &attention::Kernels,
+    ) {
+        let mut attrs = vec![("threads", call.threads.into()), ("items", call.items.into())];
         let family = step.kernel.name();
-        let kernel = match self.known.get(&call.source("@")) {
+        let mut key = call.source("@");
+        if let Some(instance) = many {
+            attrs.extend(attention_sm90::FEW);
+            key.push_str(&instance.source);
+        }
+        let kernel = match self.known.get(&key) {
             Some(&index) => lowering.program.kernel(&self.entries[index].name),
-            None => self.add(lowering, family, &call.source("@"), &attrs, true),
+            None => {
+                self.known.insert(key, self.entries.len());
+                let kernel = self.add(lowering, family, &call.source("@"), &attrs, true);
+                if let Some(Instance { source, attrs }) = many {
+                    self.add(lowering, &hashed(family, source), source, attrs, false);
+                }
+                kernel
+            }
         };
         let launch = Launch {
             kernel,
@@ -287,8 +315,7 @@ impl Kernels {
                 let first = self.entries.len();
                 for instance in &call.instances {
                     let family = step.kernel.name();
-                    let hash = blake3::hash(instance.source.as_bytes()).to_hex();
-                    let symbol = format!("{family}_{}", &hash[..8]);
+                    let symbol = hashed(family, &instance.source);
                     self.add(lowering, &symbol, &instance.source, &instance.attrs, false);
                 }
                 self.known.insert(key, first);
@@ -324,14 +351,11 @@ impl Kernels {
         for &(attr, value) in attrs {
             lowering.program.kernel_attr(kernel, attr, value);
         }
-        if shared {
-            self.known.insert(source.to_owned(), index);
-        }
         self.entries.push(Entry { source: source.replace('@', &symbol), name, shared });
         kernel
     }
 
-    /// The generated kernels in one cubin, each gemm in its own. The entry of a kernel is where its
+    /// The generated kernels in one cubin, each gemm and each attention of Hopper in its own. The entry of a kernel is where its
     /// cubin begins.
     fn compile(&self, arch: Arch, compiler: &Compiler) -> Result<CodeImage, Error> {
         let mut common = String::from("#include \"attention_bf16.cuh\"\n\nnamespace scalar {\n");
@@ -350,7 +374,8 @@ impl Kernels {
                 continue;
             }
             if !known.contains_key(entry.source.as_str()) {
-                let cubin = compiler.tuned("gemm", &entry.source, arch)?;
+                let family = entry.name.split('_').next().unwrap_or_default();
+                let cubin = compiler.tuned(family, &entry.source, arch)?;
                 bytes.resize(bytes.len().next_multiple_of(CUBIN_ALIGN), 0);
                 let offset = u32::try_from(bytes.len()).map_err(|_| Error::TooLarge)?;
                 known.insert(&entry.source, offset);

@@ -131,6 +131,13 @@ impl Text {
         (body, self.sizes.dims)
     }
 
+    /// The lines so far with the declarations of the sizes before them, and the words of the parameter.
+    pub fn with_words(self) -> (String, usize) {
+        let args = self.args;
+        let (body, sizes) = self.with_sizes(args);
+        (body, args + sizes.len() + 2)
+    }
+
     /// The finished call. One block has `items` work items.
     pub fn finish(self, threads: u32, items: u32, work: Dim, ops: Dim) -> Call {
         let dims = self.sizes.dims;

@@ -3,8 +3,7 @@
 use super::gemm::{MAX_SHARED_BYTES, Output};
 use std::fmt;
 
-/// One instance. Batch, heads, queries, keys and strides are run-time numbers; there is no mask but
-/// the causal one.
+/// One instance. Batch, heads, queries, keys and strides are run-time numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttentionSm90Config {
     /// Width of a head: 64 or 128; of keys and values alike.
@@ -52,10 +51,13 @@ impl AttentionSm90Config {
         None
     }
 
-    /// The lines that specialise the source.
-    pub fn source(&self) -> String {
+    /// The lines that specialise the source for scores times `scale`, which is positive.
+    pub fn specialisation(&self, scale: f32) -> String {
         let Self { dim, stages, causal, output } = *self;
-        let half = if output == Output::Bf16 { "bf16" } else { "f16" };
+        let (half, halves) = match output {
+            Output::Bf16 => ("bf16", Output::Bf16),
+            _ => ("f16", Output::F16),
+        };
         format!(
             "#define FQC_HALF \"{half}\"
 #include \"attention_sm90.cuh\"
@@ -64,17 +66,29 @@ struct Config {{
     static constexpr int kDim = {dim};
     static constexpr int kStages = {stages};
     static constexpr bool kCausal = {causal};
+    static constexpr float kScale = {scale:?}f;
+    static constexpr Output kHalves = Output::k{halves:?};
     static constexpr Output kOutput = Output::k{output:?};
 }};
 
 static_assert(AttentionSm90<Config>::kSharedBytes == {shared}, \"the host counts shared memory alike\");
-
-extern \"C\" __global__ void __launch_bounds__(kAttentionThreads, 1)
-{self}(const __grid_constant__ AttentionSm90Arguments arguments) {{
-    AttentionSm90<Config>::run(arguments);
-}}
 ",
             shared = self.shared_bytes(),
+        )
+    }
+
+    /// The kernel that writes its result in boxes; scores are divided by the root of the head's width.
+    pub fn source(&self) -> String {
+        format!(
+            "{}
+#include \"attention_sm90_boxes.cuh\"
+
+extern \"C\" __global__ void __launch_bounds__(kAttentionThreads, 1)
+{self}(const __grid_constant__ AttentionBoxesArguments arguments) {{
+    AttentionSm90<Config>::run(arguments.attention, AttentionBoxes<Config>{{arguments}});
+}}
+",
+            self.specialisation(1.0 / (self.dim as f32).sqrt()),
         )
     }
 }

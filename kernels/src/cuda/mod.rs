@@ -14,8 +14,9 @@ pub mod rotate;
 pub mod wgmma;
 
 /// Every source by the name that `#include` gives it.
-pub const SOURCES: [(&str, &str); 18] = [
+pub const SOURCES: [(&str, &str); 21] = [
     ("scalar.cuh", include_str!("../../cuda/scalar.cuh")),
+    ("attention_result.cuh", include_str!("../../cuda/attention_result.cuh")),
     ("attention_bf16.cuh", include_str!("../../cuda/attention_bf16.cuh")),
     ("ptx.cuh", include_str!("../../cuda/ptx.cuh")),
     ("wgmma.cuh", include_str!("../../cuda/wgmma.cuh")),
@@ -29,6 +30,8 @@ pub const SOURCES: [(&str, &str); 18] = [
     ("attention.cuh", include_str!("../../cuda/attention.cuh")),
     ("wgmma_half.cuh", include_str!("../../cuda/wgmma_half.cuh")),
     ("attention_sm90.cuh", include_str!("../../cuda/attention_sm90.cuh")),
+    ("attention_sm90_boxes.cuh", include_str!("../../cuda/attention_sm90_boxes.cuh")),
+    ("attention_sm90_rows.cuh", include_str!("../../cuda/attention_sm90_rows.cuh")),
     ("mma.cuh", include_str!("../../cuda/mma.cuh")),
     ("gemm_sm80.cuh", include_str!("../../cuda/gemm_sm80.cuh")),
     ("rotate.cuh", include_str!("../../cuda/rotate.cuh")),

@@ -14,7 +14,11 @@
 //! A CUDA kernel has one parameter of 64-bit words: `bufs`, `dims`, the number of work items, the
 //! address of a 32-bit status word that it sets to 1 for an index out of range. Those that read
 //! through a tensor map have `GemmArguments` of `kernels/cuda/layout_sm90.cuh` before it, their first
-//! dim is the distance between rows in bytes, and their work items are rows.
+//! dim is the distance between rows in bytes, and their work items are rows. A kernel with the attribute
+//! `max_queries` is followed by the one that more queries take (twice as many, where the heads of all batches are
+//! more than `crowd`), which has `AttentionSm90Arguments` of
+//! `kernels/cuda/attention_sm90.cuh` before the words; the first dims of both are batches, heads, key heads,
+//! queries, keys, and the elements from one batch, head and row to the next of each operand.
 
 use crate::expr::{Expr, ExprId, SymbolId, display};
 

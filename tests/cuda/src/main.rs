@@ -8,6 +8,7 @@ mod gemm;
 mod gemm_sm80;
 mod instances;
 mod layer;
+mod norm;
 mod product;
 mod quantize;
 mod random;
@@ -40,7 +41,7 @@ usage: fqc-cuda-bench COMMAND [OPTION VALUE]...
   --layers FIRST..END   layers to time, of six
   --shapes N            check the first N shapes only
   --only TEXT,TEXT...   instances whose names contain the texts
-  --part NAME           gemm, quantize, attention or layer alone
+  --part NAME           gemm, quantize, norm, attention or layer alone
 
 Kernels are cached in $FQC_CACHE/cubins (.cache by default). NVRTC is found in $FQC_NVRTC, in
 /usr/local/cuda/lib64 or where `cargo xtask fetch nvrtc` puts it; cublasLt by the loader.";
@@ -145,6 +146,9 @@ fn check(options: &Options) -> Result<()> {
     if options.wants("quantize") {
         quantize::check(&device, &options.only)?;
     }
+    if options.wants("norm") {
+        norm::check(&device, &options.only)?;
+    }
     if options.wants("attention") {
         rotate::check(&device)?;
         attention::check(&device, &options.only)?;
@@ -176,6 +180,9 @@ fn bench(options: &Options) -> Result<()> {
         quantize::bench(&device, bandwidth * 1e9, &options.tokens, &options.only)?
             .iter()
             .try_for_each(&mut write)?;
+    }
+    if options.wants("norm") {
+        norm::bench(&device, bandwidth * 1e9, &options.only)?.iter().try_for_each(&mut write)?;
     }
     if options.wants("attention") {
         attention::bench(&device, &options.only)?.iter().try_for_each(&mut write)?;

@@ -9,7 +9,6 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{
     self, CUdevice_attribute as Attribute, CUevent_flags, CUfunction_attribute, CUlaunchAttribute,
     CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig, CUresult, CUstreamCaptureMode,
-    CUtensorMap, CUtensorMapDataType, CUtensorMapSwizzle,
 };
 
 use crate::error::{Error, Result};
@@ -18,7 +17,7 @@ use crate::error::{Error, Result};
 const OLDEST_DRIVER: i32 = 13_000;
 
 /// A failed call as an error, by who must act.
-fn failed(doing: &str) -> impl Fn(DriverError) -> Error + '_ {
+pub(super) fn failed(doing: &str) -> impl Fn(DriverError) -> Error + '_ {
     move |error| match error.0 {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::Limit(format!("{doing}: no GPU memory left")),
         CUresult::CUDA_ERROR_NO_DEVICE => Error::CannotRun(format!("{doing}: no NVIDIA GPU")),
@@ -442,38 +441,6 @@ impl Drop for Mark {
             let _ = unsafe { result::event::destroy(self.event) };
         }
     }
-}
-
-/// A tensor map of a row-major matrix of bytes, in boxes of `span` (bytes of a row, rows) that are
-/// swizzled by 128 bytes; what lies outside reads as zero.
-pub(crate) fn tensor_map(
-    address: u64,
-    [columns, rows]: [u64; 2],
-    pitch: u64,
-    span: [u32; 2],
-) -> Result<[u64; 16]> {
-    // SAFETY: a tensor map is plain bytes.
-    let mut map: CUtensorMap = unsafe { std::mem::zeroed() };
-    // SAFETY: every pointer is to live values of the stated rank.
-    let status = unsafe {
-        sys::cuTensorMapEncodeTiled(
-            &mut map,
-            CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
-            2,
-            address as *mut c_void,
-            [columns, rows].as_ptr(),
-            [pitch].as_ptr(),
-            span.as_ptr(),
-            [1u32, 1].as_ptr(),
-            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        )
-    };
-    status.result().map_err(failed("describing a matrix to the GPU"))?;
-    // SAFETY: the map is 128 bytes of plain data.
-    Ok(unsafe { ptr::read_unaligned((&raw const map).cast::<[u64; 16]>()) })
 }
 
 fn check_range(block: &Memory, offset: usize, len: usize) -> Result<()> {

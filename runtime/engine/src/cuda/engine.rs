@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use fqbin::{Place, Program};
 
-use super::driver::{Graph, Grid, Memory, Parameter, Stream, tensor_map};
+use super::driver::{Graph, Grid, Memory, Parameter, Stream};
 use super::model::{Entry, Gemm, Loaded};
+use super::{attention, maps};
 use crate::error::{Error, Result};
 use crate::launch::{Base, Bound};
 
@@ -168,6 +169,11 @@ impl Engine {
         words.extend([u64::from(work), self.status.address()]);
         let mut kernel = step.kernel;
         let mut entry = &loaded.kernels[kernel];
+        if let Some(few) = entry.few
+            && !few.holds(dims)?
+        {
+            return self.attention(loaded, kernel + 1, words, dims).map(Some);
+        }
         let Some(_) = entry.gemm else {
             let grid = Grid {
                 blocks: work.div_ceil(entry.items),
@@ -193,6 +199,24 @@ impl Engine {
         Ok(Some(Launch { kernel, grid, parameters }))
     }
 
+    /// An attention of many queries.
+    fn attention(
+        &self,
+        loaded: &Loaded,
+        kernel: usize,
+        words: Vec<u64>,
+        dims: &[i64],
+    ) -> Result<Launch> {
+        let entry = loaded.kernels.get(kernel);
+        let found = entry.and_then(|entry| Some((entry, entry.head_width?)));
+        let (entry, width) =
+            found.ok_or_else(|| Error::Program("no attention of many queries".into()))?;
+        let (arguments, blocks) = attention::arguments(&words, dims, width)?;
+        let grid = Grid { blocks, threads: entry.threads, shared: entry.shared };
+        let parameters = vec![Parameter::new(&arguments), Parameter::new(&words)];
+        Ok(Launch { kernel, grid, parameters })
+    }
+
     /// `GemmArguments` of `kernels/cuda/layout_sm90.cuh`, and the number of blocks. The first dim of
     /// such a step is the distance between rows of codes.
     fn gemm(
@@ -206,7 +230,7 @@ impl Engine {
         let pitch = dims.first().and_then(|&d| u64::try_from(d).ok());
         let pitch = pitch.ok_or_else(|| Error::Program("a gemm has no row pitch".into()))?;
         let size = [u64::from(gemm.k), u64::from(rows)];
-        let map = tensor_map(words[0], size, pitch, [128, gemm.tokens / gemm.cluster])?;
+        let map = maps::of_matrix(words[0], size, pitch, gemm.tokens / gemm.cluster)?;
         let group = gemm.cluster * gemm.split;
         let channel_tiles = gemm.n.div_ceil(gemm.channels * gemm.cluster);
         let tiles = channel_tiles.saturating_mul(rows.div_ceil(gemm.tokens));

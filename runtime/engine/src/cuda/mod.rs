@@ -1,8 +1,11 @@
 //! Running on an NVIDIA GPU, through its driver alone. Reading order: [`driver`] (the driver behind
-//! safe types), [`model`] (kernels and weights on the device), [`engine`] (a session's runs).
+//! safe types), [`model`] (kernels and weights on the device), [`maps`] (how kernels see their operands),
+//! [`attention`], [`engine`] (a session's runs).
 
+mod attention;
 mod driver;
 mod engine;
+mod maps;
 mod model;
 
 pub(crate) use engine::{Engine, OnDevice, Ports};

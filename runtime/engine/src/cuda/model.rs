@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fqbin::{CodeView, Kernel, Program};
 
+use super::attention::Few;
 use super::driver::{Context, Function, Memory, Module};
 use crate::error::{Error, Result};
 
@@ -32,6 +33,10 @@ pub(crate) struct Entry {
     pub(crate) items: u32,
     pub(crate) shared: u32,
     pub(crate) gemm: Option<Gemm>,
+    /// When an attention takes this kernel and not the next.
+    pub(crate) few: Option<Few>,
+    /// Channels of a head of an attention that reads through tensor maps.
+    pub(crate) head_width: Option<u32>,
 }
 
 /// See the module.
@@ -85,8 +90,11 @@ fn entry(kernel: &Kernel, module: &Module) -> Result<Entry> {
         })?;
         Ok::<u32, Error>(value as u32)
     };
+    let optional = |name: &str, range: std::ops::RangeInclusive<i64>| {
+        find(name).map(|_| number(name, range)).transpose()
+    };
     let many = 0..=i64::from(i32::MAX);
-    let shared = if find("shared").is_some() { number("shared", 0..=232_448)? } else { 0 };
+    let shared = optional("shared", 0..=232_448)?.unwrap_or(0);
     let gemm = match find("tokens") {
         None => None,
         Some(_) => Some(Gemm {
@@ -97,15 +105,23 @@ fn entry(kernel: &Kernel, module: &Module) -> Result<Entry> {
             channels: number("channels", 64..=512)?,
             cluster: number("cluster", 1..=16)?,
             split: number("split", 1..=16)?,
-            max_rows: number("max_rows", many)?,
+            max_rows: number("max_rows", many.clone())?,
         }),
     };
+    let head_width = optional("head_width", 16..=256)?;
+    let few = match optional("max_queries", many.clone())? {
+        Some(queries) => Some(Few { queries, crowd: number("crowd", many.clone())? }),
+        None => None,
+    };
+    let own_blocks = gemm.is_some() || head_width.is_some();
     Ok(Entry {
         // Kernels that differ in attributes alone share the symbol before the dot.
         function: module.function(kernel.name.split('.').next().unwrap_or_default(), shared)?,
         threads: number("threads", 1..=1024)?,
-        items: if gemm.is_some() { 1 } else { number("items", 1..=1 << 20)? },
+        items: if own_blocks { 1 } else { number("items", 1..=1 << 20)? },
         shared,
         gemm,
+        few,
+        head_width,
     })
 }

@@ -158,13 +158,21 @@ impl Attention {
 /// `AttentionSm90Arguments` of the source.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Sm90Arguments {
-    maps: [TensorMap; 4],
-    inverse: u64,
+struct Operands90 {
+    maps: [TensorMap; 3],
     queries: i32,
     keys: i32,
+    heads: i32,
     group: i32,
-    scale: f32,
+}
+
+/// `AttentionBoxesArguments` of the source.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Sm90Arguments {
+    attention: Operands90,
+    out: TensorMap,
+    inverse: u64,
 }
 
 // SAFETY: the layout is that of the kernel's parameter.
@@ -173,7 +181,7 @@ unsafe impl DeviceRepr for Sm90Arguments {}
 pub struct AttentionSm90 {
     kernel: CudaFunction,
     arguments: Sm90Arguments,
-    grid: [u32; 3],
+    blocks: u32,
     shared_bytes: usize,
 }
 
@@ -218,25 +226,27 @@ impl AttentionSm90 {
         Ok(Self {
             kernel,
             arguments: Sm90Arguments {
-                maps: [
-                    map(0, shape.queries, shape.heads)?,
-                    map(1, shape.keys, key_heads)?,
-                    map(2, shape.keys, key_heads)?,
-                    map(3, shape.queries, shape.heads)?,
-                ],
+                attention: Operands90 {
+                    maps: [
+                        map(0, shape.queries, shape.heads)?,
+                        map(1, shape.keys, key_heads)?,
+                        map(2, shape.keys, key_heads)?,
+                    ],
+                    queries: shape.queries as i32,
+                    keys: shape.keys as i32,
+                    heads: shape.heads as i32,
+                    group: shape.group as i32,
+                },
+                out: map(3, shape.queries, shape.heads)?,
                 inverse: operands.inverse.map_or(0, |buffer| address(buffer, &device.stream)),
-                queries: shape.queries as i32,
-                keys: shape.keys as i32,
-                group: shape.group as i32,
-                scale: 1.0 / (shape.dim as f32).sqrt(),
             },
-            grid: [shape.heads, shape.queries.div_ceil(QUERIES), shape.batch].map(|n| n as u32),
+            blocks: (shape.heads * shape.queries.div_ceil(QUERIES) * shape.batch) as u32,
             shared_bytes,
         })
     }
 
     pub fn launch(&self, device: &Device) -> Result<()> {
-        let Self { kernel, arguments, grid, shared_bytes } = self;
-        device.launch_grid(kernel, arguments, *grid, THREADS, *shared_bytes, true)
+        let Self { kernel, arguments, blocks, shared_bytes } = self;
+        device.launch(kernel, arguments, *blocks, THREADS, *shared_bytes, true)
     }
 }
