@@ -10,11 +10,11 @@
 //! anything is taken from it: version, lengths, exact cover, hash, and every value.
 
 use crate::exit::{Exit, Failure};
+use crate::file;
 use crate::hash;
 use fqc_passes::quant::stats::{ChannelStats, Statistics};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 const MAGIC: [u8; 8] = *b"FQCAL\r\n\x1a";
@@ -172,21 +172,7 @@ impl Calibration {
 
     /// Writes a file: beside it first, then in one step in its place.
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
-        let bytes = self.to_bytes()?;
-        let name = path.file_name().ok_or_else(|| Failure::usage("the file has no name"))?;
-        let beside = format!(".{}.{}", name.to_string_lossy(), std::process::id());
-        let beside = path.with_file_name(beside);
-        let written = fs::File::create(&beside)
-            .and_then(|mut file| {
-                file.write_all(&bytes)?;
-                file.sync_all()
-            })
-            .and_then(|()| fs::rename(&beside, path));
-        written.map_err(|e| {
-            // The first error is the one to report.
-            let _ = fs::remove_file(&beside);
-            Failure::io("write", path, &e)
-        })
+        file::write(path, &self.to_bytes()?)
     }
 }
 

@@ -14,6 +14,7 @@ pub mod data;
 pub mod evaluate;
 pub mod exit;
 pub mod experiment;
+pub mod file;
 pub mod fqcal;
 pub mod gptq;
 pub mod hash;

@@ -1,5 +1,5 @@
 //! Which tile a Hopper gemm takes for a number of rows, by a model of its time. The constants were
-//! fitted to one H100 SXM; they decide nothing but speed.
+//! fitted to what `fqc tune` measured on one H100 SXM (`tests/cuda/results`); they decide nothing but speed.
 
 use super::gemm::Weights;
 use super::pack::{self, BLOCK_K};
@@ -28,8 +28,10 @@ const LAUNCH_US: f64 = 2.1;
 const EPILOGUE_US: f64 = 0.35;
 const EPILOGUE_TOKEN_US: f64 = 0.018;
 
-/// Microseconds that adding up the parts of K costs.
-const SPLIT_US: f64 = 0.75;
+/// Microseconds that adding up the parts of K costs: by doublings of the parts, and for each token of each
+/// part but the first.
+const SPLIT_US: f64 = 0.25;
+const SPLIT_TOKEN_US: f64 = 0.007;
 
 /// Of a multiprocessor, in a microsecond: bytes from L2, and products of two codes.
 const BYTES_US: f64 = 112e3;
@@ -85,7 +87,8 @@ pub fn cost(tile: Tile, m: usize, n: usize, k_blocks: usize, block_bytes: usize)
     let products = (CHANNELS * tokens * BLOCK_K) as f64;
     let stage = (bytes / BYTES_US).max(products / PRODUCTS_US);
     let epilogue = EPILOGUE_US + EPILOGUE_TOKEN_US * tokens as f64;
-    let adding = if split > 1 { SPLIT_US * (split as f64).log2() / 2.0 } else { 0.0 };
+    let handed = (tokens * (split - 1)) as f64;
+    let adding = SPLIT_US * (split as f64).log2() + SPLIT_TOKEN_US * handed;
     LAUNCH_US + waves * (k_blocks.div_ceil(split) as f64 * stage + epilogue + adding)
 }
 
@@ -112,6 +115,8 @@ mod tests {
         assert_eq!(best(128, 960, 640).split, 1);
         assert_eq!(best(128, 3200, 640).split, 1);
         assert!(best(128, 576, 4608).split > 1);
+        // Measured 9.5 us, and 12.1 in two parts.
+        assert_eq!(best(1024, 576, 4224).split, 1);
         assert_eq!(best(4096, 4096, 4096).split, 1);
     }
 

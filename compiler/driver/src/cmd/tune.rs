@@ -7,13 +7,14 @@
 
 use super::{check_folder, context, device, print, print_json, views};
 use crate::exit::{Exit, Failure, file_failure};
+use crate::file;
 use crate::interrupt::Interrupt;
 use crate::pipeline::Context;
 use crate::progress::Stage;
 use crate::report::GemmReport;
 use crate::target;
 use crate::tuned::{Measured, MeasuredGemm, MeasuredRows};
-use fqbin::{Elem, Expr, ExprId, File, Program};
+use fqbin::{Elem, Expr, ExprId, Program};
 use fqc_codegen::cuda::trial::{self, Trial};
 use fqc_codegen::cuda::tuning::{BUCKETS, Tile};
 use fqc_codegen::cuda::{Arch, Compiler, Error, Layer};
@@ -29,14 +30,14 @@ const ROTATION: usize = 160 << 20;
 
 /// Nanoseconds of a replay, about, and of those before the timed ones.
 const REPLAY_NS: f64 = 2e6;
-const WARM_NS: u64 = 20_000_000;
+const WARM_NS: u64 = 10_000_000;
 
 /// Timed replays, in each of the rounds.
 const TIMED: usize = 5;
 const ROUNDS: usize = 2;
 
 /// Tiles that the model of their time finds so many times slower than its best are not tried.
-const HOPELESS: f64 = 3.0;
+const HOPELESS: f64 = 2.0;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -107,8 +108,7 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         gemms,
     };
     let text = serde_json::to_string_pretty(&measured).map_err(Failure::internal)?;
-    std::fs::write(&args.output, text + "\n")
-        .map_err(|e| Failure::io("write", &args.output, &e))?;
+    file::write(&args.output, (text + "\n").as_bytes())?;
     if args.json { print_json(&measured) } else { print(table(&measured).trim_end()) }
 }
 
@@ -123,13 +123,14 @@ struct Manifest {
 fn layers(path: &Path) -> Result<Vec<(Layer, usize)>, Failure> {
     let bytes = std::fs::read(path).map_err(|e| Failure::io("read", path, &e))?;
     let in_file = |e: fqbin::Error| file_failure(&e, format!("`{}`: {e}", path.display()));
-    let file = File::open(&bytes).map_err(in_file)?;
+    let file = fqbin::File::open(&bytes).map_err(in_file)?;
     let bad = |what: String| Failure::new(Exit::Model, format!("`{}`: {what}", path.display()));
     let manifest: Manifest = serde_json::from_slice(file.manifest().map_err(in_file)?)
         .map_err(|e| bad(format!("the manifest: {e}")))?;
     if manifest.gemms.is_empty() {
         return Err(bad(format!(
-            "there are no gemms for `cuda:{}` in its manifest; compile it with `--target cuda`",
+            "there are no gemms for `cuda:{}` in its manifest; compile it with `--target cuda`, \
+             by this version",
             Arch::Sm90a
         )));
     }
