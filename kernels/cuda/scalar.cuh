@@ -347,18 +347,18 @@ __device__ __forceinline__ float warp_sum(float x) {
     return x;
 }
 
-// Of a block of `kThreads`; every thread gets it.
+// Of a block of `kThreads`; every thread gets it. One barrier: calls in turn take `slot` 0 and 1.
 template <int kThreads>
-__device__ __forceinline__ float row_sum(float x) {
+__device__ __forceinline__ float row_sum(float x, int& slot) {
     x = warp_sum(x);
     if constexpr (kThreads == 32) return x;
-    __shared__ float parts[kThreads / 32];
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+    __shared__ float parts[2][kThreads / 32];
+    if (threadIdx.x % 32 == 0) parts[slot][threadIdx.x / 32] = x;
     __syncthreads();
     float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < kThreads / 32; ++i) sum = add(sum, parts[i]);
+    for (int i = 0; i < kThreads / 32; ++i) sum = add(sum, parts[slot][i]);
+    slot ^= 1;
     return sum;
 }
 

@@ -11,11 +11,12 @@ use fqc_ir::types::Elem;
 use super::attention::{self, Attention};
 use super::fuse::{self, Kind, Unit};
 use super::gemm::Instance;
-use super::rows::{self, Norm};
+use super::norm::{self, Norm};
 use super::tuning::{Layer, Tuning};
 use super::writer::Pairing;
 use super::{
     Arch, Compiler, Error, attention_sm90, elementwise, gemm, gemm_sm80, halves, pair, products,
+    rows,
 };
 use crate::program::{Launch, Lowering};
 
@@ -199,8 +200,8 @@ fn plain(plan: &Plan, step: &Step, arch: Arch) -> Result<attention::Kernels, Str
             let fixed = |view: &View| matches!(plan.buffer(view.buffer).place, Place::Const(_));
             let constant = step.args[1..].iter().all(fixed);
             let quantize = quantize.as_ref();
-            let norm = Norm { kind, epsilon, float, quantize, constant };
-            rows::norm(step, &norm, &elems)
+            let spec = Norm { kind, epsilon, float, quantize, constant };
+            norm::norm(step, &spec, &elems)
         }
         Kernel::Quantize { expr, quantize } => elementwise::quantize(step, expr, quantize, &elems),
         Kernel::Attention { scale, causal, mask, precision } => {
@@ -277,6 +278,7 @@ impl Kernels {
         attention::Kernels { call, many }: &attention::Kernels,
     ) {
         let mut attrs = vec![("threads", call.threads.into()), ("items", call.items.into())];
+        attrs.extend(call.resident.map(|blocks| ("resident", blocks.into())));
         let family = step.kernel.name();
         let mut key = call.source("@");
         if let Some(instance) = many {

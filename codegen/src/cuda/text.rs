@@ -22,6 +22,8 @@ pub struct Call {
     pub threads: u32,
     /// Work items of a block.
     pub items: u32,
+    /// Blocks that a multiprocessor keeps, if blocks take work until there is none: no more are launched.
+    pub resident: Option<u32>,
     /// Words of the parameter.
     pub words: usize,
     pub dims: Vec<Dim>,
@@ -152,16 +154,22 @@ impl Text {
         body.push_str(&self.early);
         let _ = writeln!(body, "    begin_kernel();");
         body.push_str(&self.lines);
-        Call { body, threads, items, words: at + 2, dims, work, ops }
+        Call { body, threads, items, resident: None, words: at + 2, dims, work, ops }
     }
 }
 
 impl Call {
+    /// The same of blocks that take work until there is none, so many a multiprocessor.
+    pub fn resident(self, blocks: u32) -> Call {
+        Call { resident: Some(blocks), ..self }
+    }
+
     /// The kernel.
     pub fn source(&self, name: &str) -> String {
-        let Call { body, threads, words, .. } = self;
+        let Call { body, threads, words, resident, .. } = self;
+        let bounds = resident.map_or(format!("{threads}"), |blocks| format!("{threads}, {blocks}"));
         format!(
-            "extern \"C\" __global__ void __launch_bounds__({threads})\n\
+            "extern \"C\" __global__ void __launch_bounds__({bounds})\n\
              {name}(const __grid_constant__ Words<{words}> a) {{\n{body}}}\n"
         )
     }

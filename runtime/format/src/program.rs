@@ -18,7 +18,8 @@
 //! `max_queries` is followed by the one that more queries take (twice as many, where the heads of all batches are
 //! more than `crowd`), which has `AttentionSm90Arguments` of
 //! `kernels/cuda/attention_sm90.cuh` before the words; the first dims of both are batches, heads, key heads,
-//! queries, keys, and the elements from one batch, head and row to the next of each operand.
+//! queries, keys, and the elements from one batch, head and row to the next of each operand. Of one with the
+//! attribute `resident` no more blocks are launched than so many a multiprocessor.
 
 use crate::expr::{Expr, ExprId, SymbolId, display};
 

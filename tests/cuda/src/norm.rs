@@ -38,8 +38,9 @@ struct Norm {
     codes: RowQuantize,
     kernel: CudaFunction,
     threads: u32,
-    /// Rows of a block.
+    /// Rows of a block, and blocks of a multiprocessor.
     items: u32,
+    resident: u32,
     /// Gamma, for a LayerNorm beta, then the tables of the codes.
     tables: Vec<Buffer>,
     host: Tables,
@@ -92,6 +93,7 @@ impl Norm {
             kernel: module.load_function(&own.name)?,
             threads: attr("threads")?,
             items: attr("items")?,
+            resident: attr("resident")?,
             tables,
             host,
         })
@@ -108,7 +110,7 @@ impl Norm {
         let addresses = buffers.map(|buffer| address(buffer, &device.stream));
         let all = addresses.chain([rows as u64, 0]);
         words.iter_mut().zip(all).for_each(|(word, value)| *word = value);
-        let blocks = (rows as u32).div_ceil(self.items);
+        let blocks = (rows as u32).div_ceil(self.items).min(self.resident * device.processors);
         device.launch(&self.kernel, &Words(words), blocks, self.threads, 0, true)
     }
 

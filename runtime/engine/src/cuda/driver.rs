@@ -322,6 +322,11 @@ impl Stream {
         }
     }
 
+    /// The GPU's multiprocessors.
+    pub(crate) fn processors(&self) -> u32 {
+        self.context.processors
+    }
+
     /// How many clusters of `size` blocks of a kernel run at a time.
     pub(crate) fn clusters(&self, function: Function, size: u32, grid: Grid) -> Result<u32> {
         let most = self.context.processors / size;

@@ -175,8 +175,10 @@ impl Engine {
             return self.attention(loaded, kernel + 1, words, dims).map(Some);
         }
         let Some(_) = entry.gemm else {
+            let most =
+                entry.resident.map_or(u32::MAX, |n| n.saturating_mul(self.stream.processors()));
             let grid = Grid {
-                blocks: work.div_ceil(entry.items),
+                blocks: work.div_ceil(entry.items).min(most),
                 threads: entry.threads,
                 shared: entry.shared,
             };

@@ -31,6 +31,8 @@ pub(crate) struct Entry {
     pub(crate) threads: u32,
     /// Work items of a block.
     pub(crate) items: u32,
+    /// Blocks of a multiprocessor; more are not launched, they take work until there is none.
+    pub(crate) resident: Option<u32>,
     pub(crate) shared: u32,
     pub(crate) gemm: Option<Gemm>,
     /// When an attention takes this kernel and not the next.
@@ -119,6 +121,7 @@ fn entry(kernel: &Kernel, module: &Module) -> Result<Entry> {
         function: module.function(kernel.name.split('.').next().unwrap_or_default(), shared)?,
         threads: number("threads", 1..=1024)?,
         items: if own_blocks { 1 } else { number("items", 1..=1 << 20)? },
+        resident: optional("resident", 1..=32)?,
         shared,
         gemm,
         few,
