@@ -1,6 +1,9 @@
 //! Target images for CUDA without a GPU: every family of kernels compiles, for every architecture
 //! that is wanted, and the image is a sound file.
 
+#[path = "cuda/tools.rs"]
+mod tools;
+
 use fqc_codegen::cuda::{Arch, Compiler, Error, Nvrtc, generate, sources};
 use fqc_ir::data::Const;
 use fqc_ir::dim::Dim;
@@ -433,6 +436,41 @@ fn steps_that_belong_together_are_one_launch() {
     let want = |gated: &[&'static str]| [&before[..], gated, &after[..]].concat();
     assert_eq!(families(Arch::Sm90a), want(&["gemm_i8"]));
     assert_eq!(families(Arch::Sm80), want(&["gemm_i8", "quantize"]));
+}
+
+/// A layer of INT4 weights over codes of `bits`.
+fn narrow(bits: u8) -> Plan {
+    let rows = Dim::sym("rows");
+    let mut d = Draft::default();
+    let x = d.input("x", Elem::F32, &[rows.clone(), Dim::from(128i64)]);
+    let quantize = RowQuantize { signed: true, bits, base: 128, tail: 0, padded: 128 };
+    let none = d.table(Const::new(Elem::I32, vec![0], vec![]).expect("no numbers"));
+    let args = vec![x, d.floats(128), none, d.floats(0)];
+    let codes = d.arena(Elem::U8, &[rows.clone(), Dim::from(128i64)]);
+    d.step(Kernel::Quantize { expr: Expr::arg(0), quantize }, args, &codes);
+    let sums = d.gemm(&codes, 80, 4, GemmOutput::F32);
+    let out = d.buffer(Elem::F32, &sums.shape, Place::Output(0));
+    d.step(Kernel::Pointwise(Expr::arg(0)), vec![sums], &out);
+    let port = d.port(&out, "out");
+    d.0.outputs.push(port);
+    d.0
+}
+
+#[test]
+fn int4_by_int4_is_native_before_hopper() {
+    let nvrtc = tools::nvrtc();
+    for (bits, wanted) in [(4, "IMMA.16864.S4.S4"), (8, "IMMA.16832.S8.U8")] {
+        for arch in [Arch::Sm80, Arch::Sm86, Arch::Sm89] {
+            let image = generate(&narrow(bits), arch, &compiler());
+            let image = image.unwrap_or_else(|error| panic!("{error}"));
+            fqbin::verify(&image.program, image.weights.len() as u64).expect("a sound program");
+            let code = &image.code[0];
+            let gemm = image.program.kernels.iter().position(|k| k.name.starts_with("gemm"));
+            let entry = code.entries[gemm.expect("a gemm")] as usize;
+            let assembly = tools::disassemble(&nvrtc, &code.bytes[entry..]);
+            assert!(assembly.contains(wanted), "{bits} bits on {arch} have no {wanted}");
+        }
+    }
 }
 
 #[test]

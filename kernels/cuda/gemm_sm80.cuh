@@ -5,10 +5,11 @@
 // weights come in the same packing (kernels/src/cuda/pack.rs): blocks of 64 channels by 128 codes
 // in the order in which shared memory or the registers want them. INT4 weights are multiplied as
 // INT8 after three operations for eight of them, or natively by INT4 activations, which doubles
-// the rate before Hopper and is emulated on it; native blocks hold 256 codes in the same bytes. Layers
+// the rate before Hopper and is emulated on it; native blocks hold 256 codes in the same bytes, and
+// activations, a byte each in memory, are packed by the threads on their way to shared memory. Layers
 // that stay float are multiplied as halves into float sums; their blocks hold 64 halves of K.
 //
-// A block has one tile. All its threads copy a stage (128 bytes of K) while older ones are
+// A block has one tile. All its threads copy a stage (128 bytes of packed K) while older ones are
 // multiplied, each warp for its part of the tile.
 #pragma once
 
@@ -18,7 +19,7 @@
 enum class Weights { kInt8, kInt4, kNative4, kF16, kBf16 };
 
 struct GemmSm80Arguments {
-    const u8* x;            // [m] rows of `x_pitch` bytes; native: two codes a byte; or halves
+    const u8* x;            // [m] rows of `x_pitch` bytes: codes, or halves
     const u8* weights;      // [ceil(n / 64)][k_blocks] packed blocks
     const float* scale;     // [n]
     const float* bias;      // [n]
@@ -27,7 +28,7 @@ struct GemmSm80Arguments {
     const float* below;     // [n]: (digit - 1) * max of a channel; kDigits only
     void* out;              // [m][n]
     int m, n, k_blocks;
-    int k_bytes, x_pitch;   // multiples of 16
+    int k_bytes, x_pitch;   // of a row of x: multiples of 16, native k_bytes of 32
     int raster;             // token tiles that are walked together, for the sake of L2
 };
 
@@ -65,6 +66,15 @@ struct GemmSm80 {
     using Accumulator = typename Sum<kFloat>::Type;
     using Accumulators = Accumulator[kRows][kColumns][4];
 
+    // Pieces of 16 bytes of a stage's activations, and those of one thread.
+    static constexpr int kPieces = Config::kTokens * 8;
+    static constexpr int kOwnPieces = (kPieces + kThreads - 1) / kThreads;
+
+    // Codes, a byte each, on their way to becoming a thread's pieces.
+    struct Held {
+        uint4 codes[kOwnPieces][2];
+    };
+
     struct Place {
         int channel, token;
     };
@@ -84,14 +94,14 @@ struct GemmSm80 {
             const int last_block = (args.n + 63) / 64 - 1;
 #pragma unroll
             for (int i = threadIdx.x; i < kWeightStage / 16; i += kThreads) {
-                constexpr int kPieces = kWeightBlock / 16;
+                constexpr int kOfBlock = kWeightBlock / 16;
                 // A block past the last channel is the last one again and never stored.
-                const int block = min(tile.channel / 64 + i / kPieces, last_block);
+                const int block = min(tile.channel / 64 + i / kOfBlock, last_block);
                 const size_t at = (static_cast<size_t>(block) * args.k_blocks + k) * kWeightBlock;
-                copy_16(stage + i * 16, args.weights + at + i % kPieces * 16, true);
+                copy_16(stage + i * 16, args.weights + at + i % kOfBlock * 16, true);
             }
 #pragma unroll
-            for (int i = threadIdx.x; i < Config::kTokens * 8; i += kThreads) {
+            for (int i = threadIdx.x; i < (kNative ? 0 : kPieces); i += kThreads) {
                 const int row = i / 8, piece = i % 8, byte = k * 128 + piece * 16;
                 const bool valid = tile.token + row < args.m && byte < args.k_bytes;
                 const u8* from = args.x + static_cast<size_t>(tile.token + row) * args.x_pitch + byte;
@@ -100,6 +110,37 @@ struct GemmSm80 {
         }
         // Groups are counted, so an empty one stands for a stage that is not there.
         copy_commit();
+    }
+
+    // Starts to load what the thread packs of stage `k`.
+    static __device__ __forceinline__ void load(Held& held, const GemmSm80Arguments& args, Place tile, int k) {
+#pragma unroll
+        for (int p = 0; p < kOwnPieces; ++p) {
+            const int i = p * kThreads + threadIdx.x, row = i / 8, code = k * 256 + i % 8 * 32;
+            const bool valid = i < kPieces && tile.token + row < args.m && code < args.k_bytes;
+            const u8* const at = args.x + static_cast<size_t>(tile.token + row) * args.x_pitch + code;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                held.codes[p][half] = valid ? reinterpret_cast<const uint4*>(at)[half] : make_uint4(0, 0, 0, 0);
+            }
+        }
+    }
+
+    // The low halves of eight bytes, the first lowest: the code itself, of signed codes with 128 added, too.
+    static __device__ __forceinline__ u32 pack(u32 low, u32 high) {
+        low &= 0x0f0f0f0fu;
+        high &= 0x0f0f0f0fu;
+        return __byte_perm(low | low >> 4, high | high >> 4, 0x6420);
+    }
+
+    static __device__ __forceinline__ void store(const Held& held, u32 stage) {
+#pragma unroll
+        for (int p = 0; p < kOwnPieces; ++p) {
+            const int i = p * kThreads + threadIdx.x;
+            const uint4 a = held.codes[p][0], b = held.codes[p][1];
+            const uint4 packed = {pack(a.x, a.y), pack(a.z, a.w), pack(b.x, b.y), pack(b.z, b.w)};
+            if (i < kPieces) store_shared_16(stage + kWeightStage + swizzled(i / 8, i % 8), packed);
+        }
     }
 
     // A stage of 128 bytes of K, in four steps.
@@ -235,7 +276,14 @@ struct GemmSm80 {
         launch_dependents();
         launch_wait();
 #pragma unroll
-        for (int k = 0; k < Config::kStages - 1; ++k) fetch(args, tile, shared + k * kStage, k);
+        for (int k = 0; k < Config::kStages - 1; ++k) {
+            fetch(args, tile, shared + k * kStage, k);
+            if constexpr (kNative) {
+                Held held;
+                load(held, args, tile, k);
+                store(held, shared + k * kStage);
+            }
+        }
         Accumulators acc = {};
         int stage = 0, next = Config::kStages - 1;
         for (int k = 0; k < args.k_blocks; ++k) {
@@ -243,7 +291,10 @@ struct GemmSm80 {
             // Everyone's copies are here, and everyone has done with the stage that is filled next.
             __syncthreads();
             fetch(args, tile, shared + next * kStage, k + Config::kStages - 1);
+            Held held;
+            if constexpr (kNative) load(held, args, tile, k + Config::kStages - 1);
             multiply(acc, shared + stage * kStage, row, token);
+            if constexpr (kNative) store(held, shared + next * kStage);
             stage = stage + 1 == Config::kStages ? 0 : stage + 1;
             next = next + 1 == Config::kStages ? 0 : next + 1;
         }

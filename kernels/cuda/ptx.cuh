@@ -257,6 +257,12 @@ __device__ __forceinline__ void store_shared_4(u32 shared, u32 value) {
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(shared), "r"(value) : "memory");
 }
 
+__device__ __forceinline__ void store_shared_16(u32 shared, uint4 value) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(value.x), "r"(value.y),
+                 "r"(value.z), "r"(value.w)
+                 : "memory");
+}
+
 // Four 8x8 matrices of 16-bit elements, stored transposed; lane 8i + j names row j of matrix i.
 __device__ __forceinline__ void store_matrices_transposed(u32 shared, u32 a, u32 b, u32 c, u32 d) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared),

@@ -68,7 +68,7 @@ def timed(f, *args):
 for name, make in (("minilm", Bert), ("smollm2", Llama)):
     if len(sys.argv) > 1 and name not in sys.argv[1:]: continue
     model = make().cuda().half().eval()
-    for b, t in ((1, 16), (1, 128), (8, 128), (32, 128)) if name == "minilm" else ((1, 128), (1, 256), (32, 128)):
+    for b, t in ((1, 16), (1, 128), (8, 128), (32, 128)) if name == "minilm" else ((1, 128), (1, 1024), (1, 2048), (8, 128), (32, 128)):
         ids = torch.randint(5, 9000, (b, t), device="cuda"); mask = torch.ones_like(ids)
         plain = timed(model, ids, mask)
         torch._dynamo.reset()

@@ -42,12 +42,14 @@ impl Epilogue {
 }
 
 /// The epilogue of a step; sizes go to `t`, pointers are read from the words `a.w`. The step stores
-/// elements of `stored`, and has `more` arguments that the gemm does not know.
+/// elements of `stored`, and has `more` arguments that the gemm does not know. The step's start is added to
+/// sums where codes had something added.
 pub fn epilogue(
     step: &Step,
     gemm: &Gemm,
     stored: Elem,
     more: usize,
+    started: bool,
     t: &mut Text,
 ) -> Result<Epilogue, String> {
     let quantized = gemm.input != GemmInput::F32;
@@ -70,8 +72,10 @@ pub fn epilogue(
         let _ = writeln!(load, "    t.{name} = {name}[column];");
     };
     if quantized {
-        table("start", 3, "int");
-        column("start", "int");
+        if started {
+            table("start", 3, "int");
+            column("start", "int");
+        }
         if !sums {
             table("scale", 2, "float");
             column("scale", "float");
@@ -79,7 +83,7 @@ pub fn epilogue(
     }
     let mut args = vec![("x0".to_owned(), Elem::F32)];
     let (mut apply, mut rows) = (String::new(), Vec::new());
-    let sum = if quantized { "acc + t.start" } else { "acc" };
+    let sum = if quantized && started { "acc + t.start" } else { "acc" };
     if sums {
         let _ = writeln!(apply, "    const int result = {sum};");
     } else {

@@ -81,7 +81,7 @@ pub fn gemm(
     let args = step.args.len() + step.results.len();
     let mut t = Text::of_run_time_sizes(step);
     let more = if pairing.is_some() { 2 } else { 0 };
-    let mut e = epilogue(step, gemm, stored, more, &mut t)?;
+    let mut e = epilogue(step, gemm, stored, more, true, &mut t)?;
     let staged = writer::staged(step, gemm, pairing);
     if let Some(pairing) = pairing {
         if !staged || !e.rows.is_empty() {
@@ -215,9 +215,14 @@ static_assert(sizeof(GemmArguments) == 384, \"the host knows the arguments\");
     Ok(Instance { source, attrs })
 }
 
-/// A packed weight in Hopper's order: its columns in turn, or those that `columns` names, zeros where it
-/// names none.
-pub fn repack(constant: &Const, gemm: &Gemm, columns: Option<&[Option<usize>]>) -> Vec<u8> {
+/// A packed weight in Hopper's order, or that of the native INT4 products: its columns in turn, or those that
+/// `columns` names, zeros where it names none.
+pub fn repack(
+    constant: &Const,
+    gemm: &Gemm,
+    columns: Option<&[Option<usize>]>,
+    native: bool,
+) -> Vec<u8> {
     let bytes = constant.bytes.as_slice();
     let k = gemm.k;
     if gemm.input == GemmInput::F32 {
@@ -242,5 +247,9 @@ pub fn repack(constant: &Const, gemm: &Gemm, columns: Option<&[Option<usize>]>) 
         let Some(column) = columns.map_or(Some(at), |columns| columns[at]) else { continue };
         line.iter_mut().enumerate().for_each(|(row, to)| *to = code(row, column));
     }
-    if int4 { hopper::pack_int4(&codes, n, k) } else { hopper::pack_int8(&codes, n, k) }
+    match int4 {
+        true if native => hopper::pack_native4(&codes, n, k),
+        true => hopper::pack_int4(&codes, n, k),
+        false => hopper::pack_int8(&codes, n, k),
+    }
 }

@@ -2,7 +2,7 @@
 //! that is generated from the step's expression. Weights are in Hopper's order.
 
 use fqc_ir::dim::Dim;
-use fqc_ir::plan::{Gemm, Step};
+use fqc_ir::plan::{Gemm, GemmInput, Step};
 use fqc_ir::types::Elem;
 use fqc_kernels::cuda::gemm::{Activation, Output, Weights};
 use fqc_kernels::cuda::gemm_sm80::GemmSm80Config;
@@ -33,11 +33,16 @@ const TILE: GemmSm80Config = GemmSm80Config {
 /// Token tiles that are walked together.
 const RASTER: i64 = 8;
 
-/// A gemm of codes, as it stores elements of `stored`.
-pub fn gemm(step: &Step, gemm: &Gemm, stored: Elem) -> Result<Call, String> {
-    let int4 = gemm.weight == Elem::I4;
-    let config =
-        GemmSm80Config { weights: if int4 { Weights::Int4 } else { Weights::Int8 }, ..TILE };
+/// A gemm of codes, as it stores elements of `stored`; `native` multiplies codes of four bits as such.
+pub fn gemm(step: &Step, gemm: &Gemm, stored: Elem, native: bool) -> Result<Call, String> {
+    let weights = match gemm.weight {
+        Elem::I4 if native => Weights::Native4,
+        Elem::I4 => Weights::Int4,
+        _ => Weights::Int8,
+    };
+    // Bytes have 128 added to signed codes, which halves of bytes have not.
+    let signed = native && gemm.input == GemmInput::Codes { signed: true };
+    let config = GemmSm80Config { weights, unsigned: !signed, ..TILE };
     if let Some(fault) = config.fault() {
         return Err(fault);
     }
@@ -45,7 +50,7 @@ pub fn gemm(step: &Step, gemm: &Gemm, stored: Elem) -> Result<Call, String> {
     let args = step.args.len() + step.results.len();
     let mut t = Text::of_run_time_sizes(step);
     let k = Dim::from(gemm.k);
-    let k_blocks = Dim::from(hopper::k_blocks(gemm.k));
+    let k_blocks = Dim::from(hopper::k_blocks(if native { gemm.k / 2 } else { gemm.k }));
     let fields = [
         ("m", &x.shape[0]),
         ("n", &Dim::from(gemm.n)),
@@ -54,7 +59,7 @@ pub fn gemm(step: &Step, gemm: &Gemm, stored: Elem) -> Result<Call, String> {
         ("x_pitch", &x.strides[0]),
     ]
     .map(|(name, dim)| (name, t.size_word(dim)));
-    let e = epilogue(step, gemm, stored, 0, &mut t)?;
+    let e = epilogue(step, gemm, stored, 0, !signed, &mut t)?;
     writer::direct(step, gemm, stored, &e, &mut t);
     let (body, dims) = t.with_sizes(args);
     let words = args + dims.len() + 2;

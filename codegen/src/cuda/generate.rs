@@ -15,8 +15,8 @@ use super::norm::{self, Norm};
 use super::tuning::{Layer, Tuning};
 use super::writer::Pairing;
 use super::{
-    Arch, Compiler, Error, attention_sm90, elementwise, gemm, gemm_sm80, halves, pair, products,
-    rows,
+    Arch, Compiler, Error, attention_sm90, elementwise, gemm, gemm_sm80, halves, native, pair,
+    products, rows,
 };
 use crate::program::{Launch, Lowering};
 
@@ -77,6 +77,8 @@ pub(super) struct Launches {
     pub plan: Plan,
     pub units: Vec<Unit>,
     pub paired: pair::Columns,
+    /// Weights of native INT4 products.
+    pub native: BTreeSet<usize>,
 }
 
 impl Launches {
@@ -84,8 +86,9 @@ impl Launches {
         let mut plan = plan.clone();
         let mut paired = pair::Columns::new();
         halves::narrow(&mut plan, arch);
+        let native = native::weights(&plan, arch);
         let units = fuse::units(&mut plan, arch, &mut paired);
-        Launches { plan, units, paired }
+        Launches { plan, units, paired, native }
     }
 
     /// The gemms of tiles, in order: the step, the gemm, and what else is in the launch.
@@ -103,18 +106,20 @@ impl Launches {
 
 /// The kernels of a plan, and the program that launches them.
 fn lower(launches: Launches, arch: Arch, tuning: &Tuning) -> Result<(Kernels, Lowering), Error> {
-    let Launches { plan, units, paired } = launches;
+    let Launches { plan, units, paired, native } = launches;
     let packed = hopper_weights(&plan, &units, arch);
     let mut image = Kernels::default();
     let mut lowering = Lowering::new(&plan, |index, constant| {
-        Some(gemm::repack(constant, packed.get(&index)?, paired.get(&index).map(Vec::as_slice)))
+        let columns = paired.get(&index).map(Vec::as_slice);
+        Some(gemm::repack(constant, packed.get(&index)?, columns, native.contains(&index)))
     });
     let mut refused = Vec::new();
     for unit in &units {
         let step = &unit.step;
         let done = match (&step.kernel, &unit.kind) {
             (Kernel::Gemm(own), kind) if packed.contains_key(&step.args[1].buffer.0) => {
-                packed_gemm(&plan, step, own, kind, arch, tuning)
+                let native = native.contains(&step.args[1].buffer.0);
+                packed_gemm(&plan, step, own, kind, arch, native, tuning)
                     .map(|call| image.gemm(&mut lowering, &plan, step, &call))
             }
             _ => launch(&plan, unit, arch)
@@ -142,11 +147,12 @@ fn packed_gemm(
     own: &Gemm,
     kind: &Kind,
     arch: Arch,
+    native: bool,
     tuning: &Tuning,
 ) -> Result<gemm::Call, String> {
     let stored = plan.buffer(step.results[0].buffer).elem;
     if arch != Arch::Sm90a {
-        return gemm_sm80::gemm(step, own, stored);
+        return gemm_sm80::gemm(step, own, stored, native);
     }
     let pairing = pairing(step, kind);
     let tiles = tuning.tiles(&Layer::of(own, stored, pairing.as_ref()));

@@ -4,8 +4,9 @@
 //! Reading order: [`nvrtc`] (the compiler), [`notes`] (what its assembler says), [`cache`]; then
 //! [`generate`], which makes a target image of a plan: `halves` and `fuse` (what is
 //! kept as bf16, which steps are one launch; `pair`), `text` (one kernel), `expr` (scalar expressions), and the
-//! families `elementwise`, `norm`, `rows`, `attention` with `attention_sm90`, `products`, `gemm`, `gemm_sm80` with
-//! `epilogue` and `writer`. Which tiles a gemm takes says [`tuning`]; [`trial`] makes programs that time one.
+//! families `elementwise`, `norm`, `rows`, `attention` with `attention_sm90`, `products`, `gemm`, `gemm_sm80`
+//! (`native`: what multiplies INT4 by INT4) with `epilogue` and `writer`. Which tiles a gemm takes says [`tuning`];
+//! [`trial`] makes programs that time one.
 
 mod attention;
 mod attention_sm90;
@@ -18,6 +19,7 @@ mod gemm;
 mod gemm_sm80;
 mod generate;
 mod halves;
+mod native;
 mod norm;
 pub mod notes;
 pub mod nvrtc;

@@ -68,12 +68,11 @@ pub fn norm(step: &Step, norm: &Norm<'_>, elems: &[Elem]) -> Result<Call, String
     let outer: Vec<&[Dim]> = views.iter().map(|v| &v.strides[..rank]).collect();
     let rows = Nest::new(&x.shape[..rank], &outer).collapse();
     let mut t = Text::new(step);
-    // A block stays and takes one row, or one a warp, after the other: its tables stay in registers.
-    let items = if threads == 32 { WARPS } else { 1 };
-    match threads == 32 {
-        true => t.line("const int lane = threadIdx.x % 32;"),
-        false => t.line("const int lane = threadIdx.x;"),
-    }
+    // A block that has a row stays and takes one after the other: the tables of long rows are more bytes than
+    // the row, and stay in registers.
+    let stays = threads != 32;
+    let items = if stays { 1 } else { WARPS };
+    t.line(format!("const int lane = threadIdx.x % {threads};"));
     let each = format!("for (int c = 0; c < {chunks}; ++c)");
     let at = format!("const int at = (c * {threads} + lane) * {width};");
     let element = format!("for (int e = 0; e < {width}; ++e)");
@@ -147,14 +146,11 @@ pub fn norm(step: &Step, norm: &Norm<'_>, elems: &[Elem]) -> Result<Call, String
     }
     t.line("}");
     t.line("};");
-    match threads == 32 {
-        true => t.line(format!("u32 row = blockIdx.x * {WARPS}u + threadIdx.x / 32;")),
-        false => t.line("u32 row = blockIdx.x;"),
-    }
-    t.line(format!("const u32 stride = gridDim.x * {items}u;"));
+    t.line(format!("u32 row = blockIdx.x * {items}u + threadIdx.x / {threads};"));
     t.line("int slot = 0;");
-    t.line("if (row < work) fetch(row);");
-    t.line("for (; row < work; row += stride) {");
+    t.line("if (row >= work) return;");
+    t.line("fetch(row);");
+    t.line(if stays { "for (; row < work; row += gridDim.x) {" } else { "{" });
     t.unravel("i", "row", &rows, &names);
     t.line(format!("alignas(16) float v[{chunks}][{width}];"));
     t.line("float sum = 0.0f;");
@@ -168,7 +164,9 @@ pub fn norm(step: &Step, norm: &Norm<'_>, elems: &[Elem]) -> Result<Call, String
              digits_of[i] = from_of[i] >= 0 ? x[ox + from_of[i] * {step_x}] : 0.0f;"
         ));
     }
-    t.line("if (row + stride < work) fetch(row + stride);");
+    if stays {
+        t.line("if (row + gridDim.x < work) fetch(row + gridDim.x);");
+    }
     match norm.kind {
         NormKind::Layer => {
             t.line(format!("const float mean = div(row_sum<{threads}>(sum, slot), {n}.0f);"));
@@ -259,8 +257,9 @@ pub fn norm(step: &Step, norm: &Norm<'_>, elems: &[Elem]) -> Result<Call, String
     t.line("}");
     let ops = x.count() * Dim::from(8i64);
     let block = if threads == 32 { 32 * WARPS } else { WIDE };
+    let call = t.finish(block, items, rows.count(), ops);
     // What a thread keeps of this row, the next and the tables, and what it computes with.
     let registers = chunks * width * (2 + columns.len() as i64) + 3 * digits + 40;
     let resident = (REGISTERS / (i64::from(block) * registers)).clamp(1, MOST_RESIDENT);
-    Ok(t.finish(block, items, rows.count(), ops).resident(resident as u32))
+    Ok(if stays { call.resident(resident as u32) } else { call })
 }

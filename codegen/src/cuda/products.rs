@@ -30,7 +30,7 @@ pub fn gemm(step: &Step, gemm: &Gemm, stored: Elem) -> Result<Call, String> {
     let mut t = Text::new(step);
     let m = t.size(&x.shape[0]);
     let pitch = t.size(&x.strides[0]);
-    let e = epilogue(step, gemm, stored, 0, &mut t)?;
+    let e = epilogue(step, gemm, stored, 0, true, &mut t)?;
     let n = gemm.n;
     let columns = n.div_ceil(TILE as usize);
     let (word, sum) = if codes { ("u32", "int") } else { ("float", "float") };

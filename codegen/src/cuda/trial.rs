@@ -15,7 +15,7 @@ use fqc_kernels::cuda::pack::packed_bytes;
 
 use super::fuse::{Kind, Unit};
 use super::generate::{Launches, image};
-use super::{Arch, Compiler, Error, Layer, Tuning, pair};
+use super::{Arch, Compiler, Error, Layer, Tuning};
 
 /// How a gemm is tried.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +97,7 @@ fn launches(layer: &Layer, trial: Trial) -> Launches {
         units.push(Unit { step, kind: kind.clone() });
     }
     units.push(last(&mut plan));
-    Launches { plan, units, paired: pair::Columns::new() }
+    Launches { plan, units, ..Launches::default() }
 }
 
 /// The gemm of a layer, and what else is in its launch.

@@ -7,8 +7,7 @@ use std::fmt;
 /// One instance. Sizes are run-time numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GemmSm80Config {
-    /// How weights lie in memory; `Native4` wants activations with two codes a byte, `F16` and `Bf16`
-    /// want halves.
+    /// How weights lie in memory; `Native4` wants activations of four bits, `F16` and `Bf16` want halves.
     pub weights: Weights,
     /// Whether activations are codes from 0 up.
     pub unsigned: bool,

@@ -100,8 +100,8 @@ pub fn pack_halves(w: &[u16], n: usize, k: usize) -> Vec<u8> {
     pack_int8(&bytes, n, k * 2)
 }
 
-/// Two codes of four bits a byte, the earlier in the low half; as native INT4 activations lie.
-pub fn pack_pairs(codes: &[i8]) -> Vec<i8> {
+/// Two codes of four bits a byte, the earlier in the low half.
+fn pack_pairs(codes: &[i8]) -> Vec<i8> {
     codes.chunks_exact(2).map(|pair| pair[0] & 0xf | pair[1] << 4).collect()
 }
 

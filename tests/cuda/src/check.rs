@@ -9,7 +9,6 @@ use fqc_ir::quant::{digit, wide_code};
 use fqc_kernels::cuda::gemm::{Activation, Output, Weights};
 use fqc_kernels::cuda::pack::{
     GROUP, MAX_FACTOR, pack_halves, pack_int4, pack_int4_grouped, pack_int8, pack_native4,
-    pack_pairs,
 };
 use half::{bf16, f16};
 use std::collections::BTreeMap;
@@ -90,7 +89,6 @@ impl Problem {
     fn codes(&self, weights: Weights) -> Vec<i8> {
         let codes: Vec<i8> = self.x.iter().map(|&code| code as i8).collect();
         match weights {
-            Weights::Native4 => pack_pairs(&codes),
             Weights::F16 | Weights::Bf16 => {
                 let bytes = halves(weights, &codes).into_iter().flat_map(u16::to_le_bytes);
                 bytes.map(|byte| byte as i8).collect()

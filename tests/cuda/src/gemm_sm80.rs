@@ -48,11 +48,8 @@ impl GemmSm80 {
         let shared_bytes = config.shared_bytes();
         let kernel = device.kernel(&config.to_string(), || config.source(), shared_bytes)?;
         let at = |buffer: &Buffer| address(buffer, &device.stream);
-        let bytes = match config.weights {
-            Weights::Native4 => shape.k / 2,
-            Weights::F16 | Weights::Bf16 => shape.k * 2,
-            _ => shape.k,
-        };
+        let bytes = if config.weights.float() { shape.k * 2 } else { shape.k };
+        let packed = if config.weights == Weights::Native4 { bytes / 2 } else { bytes };
         Ok(Self {
             kernel,
             arguments: Arguments {
@@ -66,7 +63,7 @@ impl GemmSm80 {
                 out: at(operands.out),
                 m: shape.m as i32,
                 n: shape.n as i32,
-                k_blocks: bytes.div_ceil(128) as i32,
+                k_blocks: packed.div_ceil(128) as i32,
                 k_bytes: bytes as i32,
                 x_pitch: bytes as i32,
                 raster: RASTER,

@@ -38,9 +38,9 @@ struct Norm {
     codes: RowQuantize,
     kernel: CudaFunction,
     threads: u32,
-    /// Rows of a block, and blocks of a multiprocessor.
+    /// Rows of a block, and blocks of a multiprocessor if they stay.
     items: u32,
-    resident: u32,
+    resident: Option<u32>,
     /// Gamma, for a LayerNorm beta, then the tables of the codes.
     tables: Vec<Buffer>,
     host: Tables,
@@ -93,7 +93,7 @@ impl Norm {
             kernel: module.load_function(&own.name)?,
             threads: attr("threads")?,
             items: attr("items")?,
-            resident: attr("resident")?,
+            resident: attr("resident").ok(),
             tables,
             host,
         })
@@ -110,7 +110,8 @@ impl Norm {
         let addresses = buffers.map(|buffer| address(buffer, &device.stream));
         let all = addresses.chain([rows as u64, 0]);
         words.iter_mut().zip(all).for_each(|(word, value)| *word = value);
-        let blocks = (rows as u32).div_ceil(self.items).min(self.resident * device.processors);
+        let most = self.resident.map_or(u32::MAX, |n| n * device.processors);
+        let blocks = (rows as u32).div_ceil(self.items).min(most);
         device.launch(&self.kernel, &Words(words), blocks, self.threads, 0, true)
     }
 
