@@ -461,13 +461,10 @@ fn int4_by_int4_is_native_before_hopper() {
     let nvrtc = tools::nvrtc();
     for (bits, wanted) in [(4, "IMMA.16864.S4.S4"), (8, "IMMA.16832.S8.U8")] {
         for arch in [Arch::Sm80, Arch::Sm86, Arch::Sm89] {
-            let image = generate(&narrow(bits), arch, &compiler());
-            let image = image.unwrap_or_else(|error| panic!("{error}"));
-            fqbin::verify(&image.program, image.weights.len() as u64).expect("a sound program");
-            let code = &image.code[0];
-            let gemm = image.program.kernels.iter().position(|k| k.name.starts_with("gemm"));
-            let entry = code.entries[gemm.expect("a gemm")] as usize;
-            let assembly = tools::disassemble(&nvrtc, &code.bytes[entry..]);
+            let kernels = sources(&narrow(bits), arch).unwrap_or_else(|error| panic!("{error}"));
+            let (name, source) =
+                kernels.iter().find(|(n, _)| n.starts_with("gemm")).expect("a gemm");
+            let assembly = tools::assembly(&nvrtc, name, source, arch);
             assert!(assembly.contains(wanted), "{bits} bits on {arch} have no {wanted}");
         }
     }
