@@ -24,11 +24,14 @@ pub enum Slices {
     Of(usize),
 }
 
-/// Arenas of slices may be this many times larger than the second-level cache: most of an arena is
-/// written and read once within a few steps.
-const ROOM: f64 = 2.0;
-/// Slices that each thread should have, so that one that is late costs a part of its share only.
-const TURNS: usize = 4;
+/// A slice moves at least this many times the bytes that it reads again.
+const WORTH: f64 = 1.75;
+/// How many times larger than the second-level cache the arena of a slice may be: most of an arena is
+/// written and read once within a few steps. The first is aimed at, the second allowed.
+const ROOM: [f64; 2] = [1.25, 2.0];
+/// An item that all threads share after the slices costs as much as this many in each slice: the
+/// threads wait for each other at each step, and read all weights once more.
+const LEFT: usize = 4;
 
 /// A batch cut up: `count` equal slices, then a rest.
 pub(crate) struct Parts {
@@ -109,21 +112,18 @@ impl Sizes {
         Sizes { arena: one.binding.arena_bytes as f64, moved: each, fixed: first - each }
     }
 
-    /// Items of a slice; `None` if no number of them is worth it.
+    /// Items of a slice, as few as are worth it; `None` if no number is.
     fn items(&self, batch: usize, threads: usize, level2: usize) -> Option<usize> {
-        let least = (self.fixed / self.moved).ceil();
-        let most = (ROOM * level2 as f64 / self.arena).floor();
+        let least = (WORTH * self.fixed / self.moved).ceil().max(1.0);
+        let [most, limit] = ROOM.map(|room| (room * level2 as f64 / self.arena).floor());
         let share = batch / threads;
-        if !(least <= most && least <= share as f64) {
+        if !(least <= limit && least <= share as f64) {
             return None;
         }
         // Both are at most `share` now, which is a whole number.
-        let least = (least as usize).max(1);
-        let turns = if threads == 1 { share } else { share / TURNS };
-        let most = (most.min(share as f64) as usize).min(turns.max(least));
-        let left = |items: usize| batch % (threads * items);
-        let items = (least.max(most.div_ceil(2))..=most)
-            .min_by_key(|&items| (left(items), std::cmp::Reverse(items)))?;
+        let most = most.max(least).min(share as f64) as usize;
+        let cost = |&items: &usize| LEFT * (batch % (threads * items)) + items;
+        let items = (least as usize..=most).min_by_key(cost)?;
         (items < batch).then_some(items)
     }
 }
@@ -147,30 +147,27 @@ mod tests {
     }
 
     #[test]
-    fn slices_fit_the_cache_and_outweigh_what_they_read_again() {
-        let small = [0.25, 5.0, 10.0];
-        assert_eq!(items(small, 64, 2, MIB), Some(8));
-        assert_eq!(items(small, 64, 1, MIB), Some(8));
-        // A smaller cache, until an item does not pay for the weights.
-        assert_eq!(items(small, 64, 2, MIB / 4), Some(2));
-        assert_eq!(items(small, 64, 2, MIB / 8), None);
-        // Each thread has some slices, of no fewer items than pay.
-        assert_eq!(items(small, 16, 2, MIB), Some(2));
-        assert_eq!(items(small, 8, 2, MIB), Some(2));
-        assert_eq!(items(small, 8, 4, MIB), Some(2));
-        assert_eq!(items(small, 8, 8, MIB), None);
-        // All of it fits.
-        assert_eq!(items(small, 8, 1, MIB), None);
+    fn slices_are_worth_what_they_read_again_and_fit_the_cache() {
+        let small = [0.25, 7.0, 14.0];
+        for (batch, threads) in [(64, 1), (64, 2), (8, 2), (64, 16)] {
+            assert_eq!(items(small, batch, threads, MIB), Some(4));
+        }
+        // Too few for so many threads.
+        assert_eq!(items(small, 8, 4, MIB), None);
+        // A cache that what pays exceeds a little, and by far.
+        assert_eq!(items(small, 64, 2, MIB / 2), Some(4));
+        assert_eq!(items(small, 64, 2, MIB / 4), None);
+        // One slice of all is none.
+        assert_eq!(items(small, 4, 1, MIB), None);
     }
 
     #[test]
     fn little_is_left_over() {
-        let free = [0.25, 5.0, 0.0];
-        assert_eq!(items(free, 33, 1, MIB), Some(8));
-        assert_eq!(items(free, 35, 1, MIB), Some(7));
-        assert_eq!(items(free, 30, 1, MIB), Some(6));
-        assert_eq!(items(free, 31, 1, MIB), Some(6));
-        assert_eq!(items(free, 9, 2, MIB), Some(1));
+        let small = [0.25, 14.0, 14.0];
+        for (batch, expected) in [(8, 2), (12, 2), (10, 2), (15, 3), (11, 2), (25, 5)] {
+            assert_eq!(items(small, batch, 1, MIB), Some(expected), "{batch} items");
+        }
+        assert_eq!(items(small, 9, 2, MIB), Some(2));
     }
 
     #[test]

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use super::{Extra, Gemm, GemmInput, Kernel, Plan, Step, View};
-use crate::dim::{self, Dim};
+use crate::dim::{self, Atom, Dim};
 use crate::graph::Limit;
 
 /// The symbol along which the plan's work can be cut, if there is one.
@@ -25,11 +25,17 @@ pub fn batch(plan: &Plan) -> Option<Arc<str>> {
         leads && port.shape[1..].iter().all(|size| batch.is_free(size))
     });
     let unlimited = plan.limits.iter().all(|limit| match limit {
-        Limit::AtMost(size, _) => batch.is_free(size),
+        Limit::AtMost(size, _) => batch.is_free(size) || grows(size),
         Limit::Equal(a, b) => batch.is_free(a) && batch.is_free(b),
     });
     let separable = leads && unlimited && plan.steps.iter().all(|step| batch.splits(plan, step));
     separable.then(|| Arc::from(symbol))
+}
+
+/// Whether a size is greater for a greater batch, so that a limit that all items keep is kept by some.
+fn grows(size: &Dim) -> bool {
+    let named = |atom: &Atom| matches!(atom, Atom::Sym(_));
+    size.terms().all(|(atoms, factor)| factor >= 0 && atoms.iter().all(named))
 }
 
 struct Batch<'p> {

@@ -157,7 +157,9 @@ fn ports_and_limits_have_the_batch_in_front_and_nowhere_else() {
     same("s,b,4").is(false);
     for (limit, separable) in [
         (Limit::AtMost(Dim::sym("s"), 64), true),
-        (Limit::AtMost(b(), 64), false),
+        (Limit::AtMost(b() * Dim::sym("s"), 64), true),
+        (Limit::AtMost(Dim::sym("s") - b(), 64), false),
+        (Limit::AtMost(Dim::sym("s").floor_div(&b()), 64), false),
         (Limit::Equal(Dim::sym("s"), Dim::from(4i64)), true),
         (Limit::Equal(b(), Dim::sym("s")), false),
     ] {
