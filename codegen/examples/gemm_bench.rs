@@ -3,8 +3,8 @@
 //! words that a line must contain to be measured.
 //!
 //! Peak and kernel take turns, one call each. A machine may be shared: while somebody else runs on
-//! the other half of a core, tile registers multiply at half the rate. A turn counts if the peak
-//! before and after it is near the best that was seen.
+//! the other half of a core, it does half of the work. So there are two columns for a number of
+//! threads: calls before and after which the peak was near the best, and calls where it was not.
 //!
 //! `cargo run --release -p fqc-codegen --example gemm_bench -- avx512-vnni 0.5 4096 gelu`
 
@@ -94,7 +94,7 @@ fn name(
     format!("{rows:>4} x {k:>4} x {n:>4} {weight:>3} {gelu:4} to {output:6}")
 }
 
-/// One line: rates on one and two threads.
+/// One line: medians of rates and of shares of the peak, on one and two threads.
 fn report(
     ceiling: &Ceiling,
     words: &[String],
@@ -108,26 +108,32 @@ fn report(
     let case = case();
     print!("  {name}");
     for threads in [1, 2] {
-        let Turns { rate, share, counted, all } = turns(ceiling, &case, threads, budget);
-        print!("   {rate:7.0} GOP/s {share:3.0} % ({counted:2} of {all:2})");
+        for turns in turns(ceiling, &case, threads, budget) {
+            if turns.is_empty() {
+                print!("{:>28}", "-");
+                continue;
+            }
+            let rate = median(turns.iter().map(|turn| turn.rate));
+            let share = median(turns.iter().map(|turn| 100.0 * turn.rate / turn.peak));
+            print!("   {rate:5.0} GOP/s {share:3.0} % of {:4}", turns.len());
+        }
     }
     println!("   compiled in {:.0} ms", case.compile_ms);
 }
 
-/// The outcome of peak and kernel in turns.
-struct Turns {
-    /// Medians of the turns that count: 10^9 operations a second and percents of the peak.
+/// A call of the kernel between two of the peak's loop.
+struct Turn {
     rate: f64,
-    share: f64,
-    counted: usize,
-    all: usize,
+    peak: f64,
 }
 
-fn turns(ceiling: &Ceiling, case: &Case, threads: usize, budget: Duration) -> Turns {
+/// Turns with a peak near the best, as of a core that is alone, and turns without; those in which that
+/// changed are left out.
+fn turns(ceiling: &Ceiling, case: &Case, threads: usize, budget: Duration) -> [Vec<Turn>; 2] {
     /// One call, however long it takes.
     const CALL: Duration = Duration::ZERO;
-    /// Least share of the best peak.
-    const NEAR: f64 = 0.8;
+    /// Least share of the best peak that a core which is alone has.
+    const ALONE: f64 = 0.7;
     let unit = match case.desc.weight {
         Elem::F32 => Unit::F32,
         Elem::BF16 => Unit::Bf16,
@@ -144,15 +150,17 @@ fn turns(ceiling: &Ceiling, case: &Case, threads: usize, budget: Duration) -> Tu
         before = after;
     }
     let best = turns.iter().map(|turn| turn.0).fold(0.0, f64::max);
-    let all = turns.len();
-    turns.retain(|(before, _, after)| before.min(*after) >= NEAR * best);
-    let median = |value: fn(&(f64, f64, f64)) -> f64| {
-        let mut values: Vec<f64> = turns.iter().map(value).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-    };
-    let share = median(|(before, rate, after)| 100.0 * rate / before.max(*after));
-    Turns { rate: median(|turn| turn.1), share, counted: turns.len(), all }
+    [true, false].map(|alone| {
+        let same = |peak: f64| (peak >= ALONE * best) == alone;
+        let kept = turns.iter().filter(|turn| same(turn.0) && same(turn.2));
+        kept.map(|turn| Turn { rate: turn.1, peak: turn.0.max(turn.2) }).collect()
+    })
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// The best rate of `call` in operations a nanosecond.
