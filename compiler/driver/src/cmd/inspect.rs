@@ -81,6 +81,8 @@ struct TargetSummary {
     outputs: Vec<String>,
     steps: usize,
     kernels: usize,
+    /// The size along which a CPU may cut a run into slices.
+    batch: Option<String>,
 }
 
 impl Summary {
@@ -97,6 +99,7 @@ impl Summary {
                 outputs: t.program.outputs.iter().map(port).collect(),
                 steps: t.program.steps.len(),
                 kernels: t.program.kernels.len(),
+                batch: t.program.batch.map(|s| t.program.symbols[s.index()].clone()),
             }
         });
         Summary {
@@ -115,12 +118,16 @@ impl Summary {
         }
         for t in &self.targets {
             out.push_str(&format!(
-                "target {} ({}): {} steps, {} kernels\n",
+                "target {} ({}): {} steps, {} kernels",
                 t.target,
                 t.levels.join(", "),
                 t.steps,
                 t.kernels
             ));
+            if let Some(batch) = &t.batch {
+                out.push_str(&format!(", items of `{}` apart", fqbin::printable(batch)));
+            }
+            out.push('\n');
             for line in t.inputs.iter().map(|p| format!("  input {p}\n")) {
                 out.push_str(&line);
             }

@@ -170,7 +170,10 @@ fn reads(step: &Step, index: usize) -> Reads {
 
 /// Whether an argument of a gemm is an operand of its epilogue that has a value for each element.
 fn is_extra_of_elements(gemm: &Gemm, index: usize) -> bool {
-    let first = if gemm.input == GemmInput::F32 { 2 } else { 4 };
+    let first = match gemm.input {
+        GemmInput::F32 => 2,
+        GemmInput::Codes { .. } => 4,
+    };
     let extra = index.checked_sub(first).and_then(|i| gemm.extras.get(i));
     extra == Some(&Extra::PerElement)
 }
