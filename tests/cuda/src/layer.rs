@@ -202,9 +202,9 @@ impl Columns {
 
 /// One step of a layer.
 enum Step {
-    Gemm(Gemm),
+    Gemm(Box<Gemm>),
     Quantize(Quantize),
-    Attention(AttentionSm90),
+    Attention(Box<AttentionSm90>),
     Rotate(Rotate),
 }
 
@@ -292,7 +292,8 @@ fn bench_one(
             out: output,
         };
         let shape = gemm::Shape { m, n, k };
-        fastest(device, &candidates(config), shape, &operands).map(Step::Gemm)
+        fastest(device, &candidates(config), shape, &operands)
+            .map(|gemm| Step::Gemm(Box::new(gemm)))
     };
     let quantizers = quantizers(layer);
     let quantise = |config: &QuantizeConfig, x: &Buffer, codes: &Buffer| -> Result<Step> {
@@ -319,7 +320,8 @@ fn bench_one(
         partial: &empty,
     };
     let shape = attention::Shape { batch, heads, group: 1, queries: length, keys: length, dim };
-    steps.push(Step::Attention(AttentionSm90::new(device, &ATTENTION, shape, &operands)?));
+    steps
+        .push(Step::Attention(Box::new(AttentionSm90::new(device, &ATTENTION, shape, &operands)?)));
     steps.push(quantise(&quantizers[1], &attended, &codes)?);
     steps.push(product(1, &codes, &x, &middle)?);
     steps.push(quantise(&quantizers[0], &middle, &codes)?);

@@ -76,8 +76,8 @@ pub(crate) fn arguments(addresses: &[u64], dims: &[i64], width: u32) -> Result<(
         let bytes = [row, head, batch].map(|stride| stride.saturating_mul(2).max(16));
         words.extend(maps::of_heads(address, size, bytes, ROWS)?);
     }
-    words.push(queries | keys << 32);
-    words.push(heads | heads / key_heads << 32);
+    words.push(queries | (keys << 32));
+    words.push(heads | ((heads / key_heads) << 32));
     words.resize(WORDS, 0);
     let tiles = queries.div_ceil(u64::from(ROWS));
     let blocks = heads.saturating_mul(tiles).saturating_mul(batches);
