@@ -41,7 +41,7 @@ fn a_trial_is_a_sound_program_with_the_tile() {
         assert_eq!(gemms.len(), 1, "{text}");
         let attr = |name: &str| gemms[0].attrs.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
         assert_eq!((attr("tokens"), attr("split")), (Some(32), Some(1)), "{text}");
-        assert_eq!(image.program.steps.len(), TRIAL.launches + 1);
+        assert_eq!(image.program.steps.len(), 2 * TRIAL.launches + 1);
     }
 }
 

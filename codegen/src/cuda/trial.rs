@@ -1,9 +1,12 @@
 //! A program that multiplies one gemm again and again, on one matrix after another, for timing a tile. Its
-//! kernels are those of a model with such a gemm.
+//! kernels are those of a model with such a gemm. Before each gemm stands a step that writes its operand, as in
+//! a model: gemms that follow each other would fight for multiprocessors, which small grids win, where in a
+//! model all blocks of a gemm fetch weights while that step runs.
 
 use fqbin::TargetImage;
 use fqc_ir::data::Const;
 use fqc_ir::dim::Dim;
+use fqc_ir::expr::Expr;
 use fqc_ir::plan::{
     Buffer, BufferId, Extra, Gemm, GemmInput, GemmOutput, Kernel, Place, Plan, Port, RowQuantize,
     Step, View,
@@ -32,8 +35,8 @@ pub fn weight_bytes(layer: &Layer) -> usize {
     packed_bytes(layer.n, k, layer.weights == Weights::Int4)
 }
 
-/// The program for Hopper. Its inputs, of which any values do, are `x` (codes or bf16), the packed weights
-/// `w` and, for a gemm with operands by element, `y` in f32; its output means nothing.
+/// The program for Hopper. Its inputs, of which any values do, are `x` in f32, the packed weights `w` and, for
+/// a gemm with operands by element, `y` in f32; its output means nothing.
 ///
 /// # Errors
 /// [`Error::Unsupported`] if the gemm cannot have this tile; those of the compiler.
@@ -54,8 +57,8 @@ fn launches(layer: &Layer, trial: Trial) -> Launches {
     let mut plan = Plan::default();
     let halves = layer.weights.float();
     let (rows, n) = (Dim::from(trial.rows), layer.n);
-    let x = if halves { Elem::BF16 } else { Elem::U8 };
-    let x = input(&mut plan, "x", x, vec![rows.clone(), Dim::from(layer.k)]);
+    let before = operand(&mut plan, layer, &rows);
+    let x = before.results[0].clone();
     let (w, length) = match halves {
         true => (Elem::BF16, weight_bytes(layer) / 2),
         false => (Elem::U8, weight_bytes(layer)),
@@ -86,6 +89,7 @@ fn launches(layer: &Layer, trial: Trial) -> Launches {
     let (gemm, kind) = kernel(layer, width);
     let mut units = Vec::new();
     for launch in 0..trial.launches {
+        units.push(Unit { step: before.clone(), kind: Kind::Alone });
         let mut step = Step {
             name: format!("gemm.{launch}"),
             kernel: Kernel::Gemm(gemm.clone()),
@@ -98,6 +102,27 @@ fn launches(layer: &Layer, trial: Trial) -> Launches {
     }
     units.push(last(&mut plan));
     Launches { plan, units, ..Launches::default() }
+}
+
+/// The step that writes a gemm's operand: the quantisation of floats, or their rounding to bf16.
+fn operand(plan: &mut Plan, layer: &Layer, rows: &Dim) -> Step {
+    let shape = vec![rows.clone(), Dim::from(layer.k)];
+    let x = input(plan, "x", Elem::F32, shape.clone());
+    let halves = layer.weights.float();
+    let elem = if halves { Elem::BF16 } else { Elem::U8 };
+    let out = buffer(plan, "operand", elem, shape, Place::Arena);
+    let (kernel, args) = if halves {
+        (Kernel::Pointwise(Expr::cast(Elem::BF16, Expr::arg(0))), vec![x])
+    } else {
+        // Floats up to 2 become codes up to 120.
+        let inverse = Place::Const(Const::f32(vec![layer.k], &vec![60.0; layer.k]));
+        let inverse = buffer(plan, "inverse", Elem::F32, vec![Dim::from(layer.k)], inverse);
+        let quantize =
+            RowQuantize { signed: true, bits: 8, base: layer.k, tail: 0, padded: layer.k };
+        let kernel = Kernel::Quantize { expr: Expr::arg(0), quantize };
+        (kernel, vec![x, inverse.clone(), inverse.clone(), inverse])
+    };
+    Step { name: "operand".to_owned(), kernel, args, results: vec![out] }
 }
 
 /// The gemm of a layer, and what else is in its launch.

@@ -47,7 +47,7 @@ pub struct MeasuredRows {
     pub tile: String,
     /// The one that is taken without this file.
     pub model: String,
-    /// Microseconds of a launch, by tile.
+    /// Microseconds of a launch and of the step before it that writes its operand, by tile.
     pub us: BTreeMap<String, f64>,
 }
 

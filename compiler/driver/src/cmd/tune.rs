@@ -161,7 +161,7 @@ struct Contender {
 }
 
 impl Contender {
-    /// Microseconds of a launch.
+    /// Microseconds of a launch and of the step before it.
     fn us(&mut self) -> f64 {
         self.ns.sort_unstable();
         self.ns[self.ns.len() / 2] as f64 / self.launches as f64 / 1e3
@@ -250,7 +250,7 @@ impl Tuner<'_> {
     }
 }
 
-/// Values for a trial's inputs: any codes do, and floats from 0.5 up to 2 of either sign.
+/// Values for a trial's inputs: any weights do, and floats from 0.5 up to 2 of either sign.
 fn inputs(program: &Program) -> Result<Vec<(String, Tensor)>, Failure> {
     let mut state = 1u64;
     let mut next = || {
