@@ -1,5 +1,5 @@
 //! Which tile a Hopper gemm takes for a number of rows, by a model of its time. The constants were
-//! fitted to what `fqc tune` measured on one H100 SXM (`tests/cuda/results`); they decide nothing but speed.
+//! fitted to what `fqc tune` measured on one H100 SXM (`tests/cuda/results/tiles-*`); they decide nothing but speed.
 
 use super::gemm::Weights;
 use super::pack::{self, BLOCK_K};
