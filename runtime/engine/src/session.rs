@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use fqbin::{BufferId, Elem, Port, Program};
+use fqbin::{BufferId, Elem, Program};
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -13,13 +13,18 @@ use crate::launch::{Bound, Workspace};
 use crate::model::{Loaded, Model};
 use crate::pool::{MAX_THREADS, Pool};
 use crate::slices::{Parts, Slices};
-use crate::tensor::{Outputs, Tensor, TensorView, TensorViewMut, dense_bytes};
+use crate::tensor::{Outputs, Tensor, TensorView, TensorViewMut};
 
 #[cfg(feature = "cuda")]
 mod gpu;
+mod host;
+mod ports;
+
 #[cfg(feature = "cuda")]
 pub use gpu::DeviceTensor;
-mod host;
+use ports::{check_inputs, check_outputs, find};
+#[cfg(feature = "cuda")]
+use ports::{given, wanted};
 
 /// Shapes that a session keeps bound.
 const CACHED_SHAPES: usize = 8;
@@ -63,10 +68,6 @@ pub struct Observed<'a> {
     /// The whole buffer, padding included.
     pub data: &'a [u8],
 }
-
-/// Inputs and outputs by name.
-type Given<'n, 'a> = [(&'n str, TensorView<'a>)];
-type Results<'n, 'a> = [(&'n str, TensorViewMut<'a>)];
 
 /// What happens after each step of a run.
 enum After<'a> {
@@ -302,97 +303,6 @@ fn observe_step(
         with(a, arg.buffer.index(), &mut |data| {
             observe(Observed { step: index, buffer: arg.buffer, name, elem, shape, data });
         })?;
-    }
-    Ok(())
-}
-
-/// The bytes of each input, with its index.
-fn given<'t>(
-    program: &'t Program,
-    inputs: &'t Given<'_, '_>,
-) -> impl Iterator<Item = (usize, &'t [u8])> {
-    let ports = program.inputs.iter().enumerate();
-    ports.filter_map(|(i, port)| Some((i, find(inputs, port)?.data)))
-}
-
-/// The memory of each output, with its index.
-fn wanted<'t>(
-    program: &'t Program,
-    outputs: &'t mut Results<'_, '_>,
-) -> impl Iterator<Item = (usize, &'t mut [u8])> {
-    let port = |ports: &[Port], name: &str| ports.iter().position(|p| p.name == name);
-    let memory = outputs.iter_mut();
-    memory.filter_map(move |(name, view)| Some((port(&program.outputs, name)?, &mut *view.data)))
-}
-
-fn find<'a>(inputs: &[(&str, TensorView<'a>)], port: &Port) -> Option<TensorView<'a>> {
-    inputs.iter().find(|(name, _)| *name == port.name).map(|(_, view)| *view)
-}
-
-fn names(ports: &[Port]) -> String {
-    let names: Vec<String> = ports.iter().map(|p| fqbin::printable(&p.name)).collect();
-    format!("`{}`", names.join("`, `"))
-}
-
-/// Names, types and sizes of the inputs; their shapes are the binding's business.
-fn check_inputs(ports: &[Port], inputs: &[(&str, TensorView<'_>)]) -> Result<()> {
-    for (i, (name, view)) in inputs.iter().enumerate() {
-        let Some(port) = ports.iter().find(|p| p.name == *name) else {
-            return Err(Error::input(name, format!("the model has only {}", names(ports))));
-        };
-        if inputs[..i].iter().any(|(other, _)| other == name) {
-            return Err(Error::input(name, "it is given twice"));
-        }
-        check_tensor(port.elem, view.elem, view.shape, view.data)
-            .map_err(|what| Error::input(name, what))?;
-    }
-    match ports.iter().find(|port| find(inputs, port).is_none()) {
-        Some(port) => Err(Error::input(&port.name, "it is missing")),
-        None => Ok(()),
-    }
-}
-
-fn check_outputs(
-    model: &Model,
-    shapes: &[Vec<usize>],
-    outputs: &[(&str, TensorViewMut<'_>)],
-) -> Result<()> {
-    let ports = &model.program().outputs;
-    for (i, (name, view)) in outputs.iter().enumerate() {
-        let Some(index) = ports.iter().position(|p| p.name == *name) else {
-            return Err(Error::output(name, format!("the model has only {}", names(ports))));
-        };
-        if outputs[..i].iter().any(|(other, _)| other == name) {
-            return Err(Error::output(name, "it is given twice"));
-        }
-        if view.shape != shapes[index] {
-            let (got, want) = (view.shape, &shapes[index]);
-            return Err(Error::output(name, format!("its shape is {want:?}, not {got:?}")));
-        }
-        check_tensor(ports[index].elem, view.elem, view.shape, view.data)
-            .map_err(|what| Error::output(name, what))?;
-    }
-    match ports.iter().find(|port| outputs.iter().all(|(name, _)| *name != port.name)) {
-        Some(port) => Err(Error::output(&port.name, "it is missing")),
-        None => Ok(()),
-    }
-}
-
-fn check_tensor(
-    want: Elem,
-    elem: Elem,
-    shape: &[usize],
-    data: &[u8],
-) -> std::result::Result<(), String> {
-    if want != elem {
-        return Err(format!("its type is {}, not {}", want.name(), elem.name()));
-    }
-    match dense_bytes(elem, shape) {
-        Some(bytes) if bytes == data.len() => {}
-        _ => return Err(format!("{} bytes are not the size of {shape:?}", data.len())),
-    }
-    if !data.is_empty() && data.as_ptr().align_offset(elem.bytes()) != 0 {
-        return Err(format!("its memory is not aligned to {} bytes", elem.bytes()));
     }
     Ok(())
 }

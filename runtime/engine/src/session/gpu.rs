@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fqbin::{Elem, Port, Program};
 
-use super::{After, Engine, Session, Shapes, kernel_error, names, observe_step};
+use super::ports::names;
+use super::{After, Engine, Session, Shapes, kernel_error, observe_step};
 use crate::cuda;
 use crate::error::{Error, Result};
 use crate::model::Loaded;

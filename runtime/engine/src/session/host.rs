@@ -3,9 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::{
-    After, Given, Results, SessionOptions, Shapes, given, kernel_error, observe_step, wanted,
-};
+use super::ports::{Given, Results, given, wanted};
+use super::{After, SessionOptions, Shapes, kernel_error, observe_step};
 use crate::code::Code;
 use crate::error::{Error, Result};
 use crate::launch::{Apart, Bound, Run, Stopped, Workspace};
