@@ -89,7 +89,7 @@ fn aims_choose_between_none_and_all() {
 fn a_head_in_int8_keeps_its_bits_and_the_others_theirs() {
     let w = World::new();
     let float = compile(&w, &["--int4-share", "0.5"]);
-    assert_eq!(bytes(&float, "head"), 4 * 64 * 512);
+    assert_eq!(bytes(&float, "head"), 2 * 64 * 512);
     let before = divergence(&w);
     let report = compile(&w, &["--lm-head", "int8", "--int4-share", "0.5"]);
     let extra = |g: &Value| g["extra"].as_u64().expect("extra channels");
