@@ -58,6 +58,11 @@ pub enum Arch {
 impl Arch {
     /// Those with machine code.
     pub const ALL: [Self; 4] = [Self::Sm80, Self::Sm86, Self::Sm89, Self::Sm90a];
+
+    /// Whether its tensor cores multiply INT4 by INT4; Hopper emulates the instruction.
+    pub fn multiplies_int4(self) -> bool {
+        matches!(self, Self::Sm80 | Self::Sm86 | Self::Sm89)
+    }
 }
 
 impl std::str::FromStr for Arch {

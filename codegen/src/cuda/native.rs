@@ -14,7 +14,7 @@ const PIECE: usize = 32;
 
 /// The weights that nothing but such products read, by buffer.
 pub fn weights(plan: &Plan, arch: Arch) -> BTreeSet<usize> {
-    if !matches!(arch, Arch::Sm80 | Arch::Sm86 | Arch::Sm89) {
+    if !arch.multiplies_int4() {
         return BTreeSet::new();
     }
     let narrow = narrow(plan);

@@ -8,6 +8,7 @@ use crate::settings::Settings;
 use fqbin::TargetImage;
 use fqc_codegen::cuda::{self, Arch, Cache, Compiler, Nvrtc, Tuning};
 use fqc_ir::plan::Plan;
+use std::fmt;
 use std::rc::Rc;
 
 /// One target of `--target`.
@@ -25,6 +26,22 @@ impl Target {
             None if name == "cuda" => Ok(Target::Cuda(Arch::Sm90a)),
             Some(("cuda", arch)) => Ok(Target::Cuda(arch.parse()?)),
             _ => Err(format!("no target `{name}`; there are `cpu`, `cuda` and `cuda:ARCH`")),
+        }
+    }
+
+    /// Whether activations of four bits are multiplied as such, and not as eight.
+    pub fn multiplies_int4(self) -> bool {
+        matches!(self, Target::Cuda(arch) if arch.multiplies_int4())
+    }
+}
+
+/// As [`Target::parse`] reads it.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Cpu => f.write_str("cpu"),
+            Target::Cuda(Arch::Ptx) => f.write_str("cuda:ptx"),
+            Target::Cuda(arch) => write!(f, "cuda:{arch}"),
         }
     }
 }
@@ -99,6 +116,11 @@ mod tests {
         assert_eq!(Target::parse("cuda"), Ok(Target::Cuda(Arch::Sm90a)));
         assert_eq!(Target::parse("cuda:sm_86"), Ok(Target::Cuda(Arch::Sm86)));
         assert_eq!(Target::parse("cuda:ptx"), Ok(Target::Cuda(Arch::Ptx)));
+        for name in ["cpu", "cuda:sm_89", "cuda:ptx"] {
+            let target = Target::parse(name).expect("a target");
+            assert_eq!(target.to_string(), name);
+            assert_eq!(target.multiplies_int4(), name == "cuda:sm_89");
+        }
         assert!(Target::parse("cuda:sm_70").unwrap_err().contains("sm_90a"));
         assert!(Target::parse("tpu").unwrap_err().contains("`cuda:ARCH`"));
     }

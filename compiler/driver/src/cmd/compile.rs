@@ -119,11 +119,12 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     let mut cx = Context { after_pass: Some(&mut show), strict: args.strict, ..cx };
     let settings = settings(args)?;
     check_host(args, &settings)?;
-    if settings.asks_int4_activations() {
-        cx.warn(
-            "every target multiplies activations of four bits as eight: `w4a8` for `w4a4`, and \
-             `--int4-activations 8`, are as fast and lose less; `fqc analyze` shows both losses",
-        )?;
+    let as_eight = args.target.iter().find(|target| !target.multiplies_int4());
+    if let (true, Some(target)) = (settings.asks_int4_activations(), as_eight) {
+        cx.warn(&format!(
+            "`{target}` multiplies activations of four bits as eight: `w4a8` for `w4a4`, and \
+             `--int4-activations 8`, are as fast and lose less; `fqc analyze` shows both losses"
+        ))?;
     }
     let float = pipeline::import(&args.model, &mut cx)?;
     let mut origin = None;
