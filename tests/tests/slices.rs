@@ -141,7 +141,7 @@ fn tokens(names: &[&str], [batch, seq]: [usize; 2], vocabulary: u64) -> Result<B
     let mut random = Random::new(5);
     let mut one = |name: &&str| {
         let value = |i: usize| match *name {
-            "attention_mask" => i64::from(i / seq % 3 != 0 || i % seq < seq / 2),
+            "attention_mask" => i64::from(!(i / seq).is_multiple_of(3) || i % seq < seq / 2),
             "token_type_ids" => 0,
             _ => random.below(vocabulary) as i64,
         };
