@@ -27,16 +27,16 @@ pub struct Attention {
     pub precision: Precision,
 }
 
-/// The kernels of an attention.
-pub struct Kernels {
+/// The kernel of a step, and the one beside it that an attention may have.
+pub struct Forms {
     pub call: Call,
     /// The one for many queries, of the same arguments and sizes.
     pub many: Option<gemm::Instance>,
 }
 
-impl From<Call> for Kernels {
+impl From<Call> for Forms {
     fn from(call: Call) -> Self {
-        Kernels { call, many: None }
+        Forms { call, many: None }
     }
 }
 
@@ -71,7 +71,7 @@ pub fn with_codes(
     quantize: &RowQuantize,
     elem: Elem,
     arch: Arch,
-) -> Result<Kernels, String> {
+) -> Result<Forms, String> {
     let Kernel::Attention { scale, causal, mask, precision } = step.kernel else {
         return Err("it is no attention".into());
     };
@@ -91,7 +91,7 @@ fn tiled(
     elem: Elem,
     codes: Option<(&View, &RowQuantize)>,
     arch: Arch,
-) -> Result<Kernels, String> {
+) -> Result<Forms, String> {
     let (q, k, v) = (views[0], views[1], views[2]);
     let (Some(depth), Some(width)) = (q.shape[3].as_const(), v.shape[3].as_const()) else {
         return Err("the size of a head is not constant".into());
@@ -127,7 +127,7 @@ fn tiled(
         many = Some(attention_sm90::instance(spec, depth, mask, result, t)?);
         call.dims.splice(0..0, sizes);
     }
-    Ok(Kernels { call, many })
+    Ok(Forms { call, many })
 }
 
 /// What is added to the scores, as a `Mask`.
@@ -199,7 +199,7 @@ pub fn attention(
     spec: &Attention,
     elems: &[Elem],
     arch: Arch,
-) -> Result<Kernels, String> {
+) -> Result<Forms, String> {
     let views: Vec<&View> = step.args.iter().chain(&step.results).collect();
     let whole = elems[3..].iter().all(|e| *e == Elem::F32);
     let alike = elems[..3].iter().all(|e| *e == elems[0]);
@@ -212,7 +212,7 @@ pub fn attention(
     if elems[0] != Elem::F32 {
         return Err("attention by plain arithmetic is of f32; cast before".into());
     }
-    plain(step, spec, &views).map(Kernels::from)
+    plain(step, spec, &views).map(Forms::from)
 }
 
 /// The kernel that multiplies in f32.

@@ -123,7 +123,7 @@ fn lower(launches: Launches, arch: Arch, tuning: &Tuning) -> Result<(Kernels, Lo
                     .map(|call| image.gemm(&mut lowering, &plan, step, &call))
             }
             _ => launch(&plan, unit, arch)
-                .map(|kernels| image.step(&mut lowering, &plan, step, &kernels)),
+                .map(|forms| image.step(&mut lowering, &plan, step, &forms)),
         };
         if let Err(reason) = done {
             refused.push(format!("{} `{}`: {reason}", step.kernel.name(), step.name));
@@ -167,7 +167,7 @@ pub(super) fn pairing<'u>(step: &Step, kind: &'u Kind) -> Option<Pairing<'u>> {
 }
 
 /// The generated kernels of a launch.
-fn launch(plan: &Plan, unit: &Unit, arch: Arch) -> Result<attention::Kernels, String> {
+fn launch(plan: &Plan, unit: &Unit, arch: Arch) -> Result<attention::Forms, String> {
     match &unit.kind {
         Kind::Alone => plain(plan, &unit.step, arch),
         Kind::Together(parts) => {
@@ -186,7 +186,7 @@ fn launch(plan: &Plan, unit: &Unit, arch: Arch) -> Result<attention::Kernels, St
 }
 
 /// The generated kernels of a step.
-fn plain(plan: &Plan, step: &Step, arch: Arch) -> Result<attention::Kernels, String> {
+fn plain(plan: &Plan, step: &Step, arch: Arch) -> Result<attention::Forms, String> {
     let elems = elems(plan, step);
     if let Some(narrow) = elems.iter().find(|e| e.bits() < 8)
         && !matches!(step.kernel, Kernel::Gemm(_))
@@ -281,7 +281,7 @@ impl Kernels {
         lowering: &mut Lowering,
         plan: &Plan,
         step: &Step,
-        attention::Kernels { call, many }: &attention::Kernels,
+        attention::Forms { call, many }: &attention::Forms,
     ) {
         let mut attrs = vec![("threads", call.threads.into()), ("items", call.items.into())];
         attrs.extend(call.resident.map(|blocks| ("resident", blocks.into())));

@@ -189,7 +189,7 @@ impl<'a> Run<'a> {
             return Err(Error::Program("the workspace is smaller than the binding".into()));
         }
         let Workspace { arena, scratch, stride, addresses, ports, .. } = workspace;
-        check_whole(program, ports, inputs, outputs, |port| {
+        take_ports(program, ports, inputs, outputs, |port| {
             Some(bound.binding.buffer_bytes[port.buffer.index()])
         })?;
         let (arena, weights) = (arena.as_mut_ptr(), model.weights().as_ptr());
@@ -293,7 +293,7 @@ impl Call<'_> {
 }
 
 /// Takes the addresses of the ports, inputs first. Fails if one has not the bytes that `wanted` says.
-fn check_whole<'a>(
+fn take_ports<'a>(
     program: &Program,
     ports: &mut Addresses,
     inputs: impl Iterator<Item = (usize, &'a [u8])>,

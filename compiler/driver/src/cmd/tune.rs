@@ -3,7 +3,7 @@
 //!
 //! A tile is timed as the kernel that a model gets, launched as a model launches it: in a graph, over as
 //! many weights as the model's gemms have together (or what any L2 holds), so that they come from where
-//! the model's come from. Nothing of the model runs, and its weights are not read.
+//! the model's come from. Nothing of the model runs, and its weights do not matter.
 
 use super::{check_folder, context, device, print, print_json, views};
 use crate::exit::{Exit, Failure, file_failure};

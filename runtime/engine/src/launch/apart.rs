@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::{Base, Call, Workspace, check_whole};
+use super::{Base, Call, Workspace, take_ports};
 use crate::code::Code;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -78,7 +78,7 @@ impl<'a> Apart<'a> {
             return Err(Error::Program("the workspace is smaller than the binding".into()));
         }
         let Workspace { arena, scratch, stride: scratch_stride, addresses, ports, .. } = workspace;
-        check_whole(program, ports, inputs, outputs, |port| {
+        take_ports(program, ports, inputs, outputs, |port| {
             let buffer = port.buffer.index();
             let slices = binding.buffer_bytes[buffer].checked_mul(parts.count as u64)?;
             let rest = parts.rest.as_ref().map_or(0, |rest| rest.binding.buffer_bytes[buffer]);
