@@ -2,7 +2,7 @@
 //!
 //! A pass reads a graph, makes patches, and declares which facts it needs, gives and breaks; the
 //! runner checks them and verifies the graph after every pass in every build. Reading order:
-//! [`rule`], [`run`], [`facts`], [`pattern`], [`clean`], [`fuse`], [`quant`], [`lower`].
+//! [`rule`], [`run`], [`facts`], [`pattern`], [`position`], [`clean`], [`fuse`], [`quant`], [`lower`].
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ pub mod facts;
 pub mod fuse;
 pub mod lower;
 pub mod pattern;
+pub mod position;
 pub mod quant;
 pub mod rule;
 pub mod run;

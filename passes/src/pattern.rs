@@ -60,6 +60,17 @@ pub fn commutes(op: BinaryOp) -> bool {
     matches!(op, Add | Mul | Min | Max | And | Or | Xor | Eq | Ne)
 }
 
+/// The comparison with its sides swapped.
+pub fn mirrored(op: BinaryOp) -> Option<BinaryOp> {
+    match op {
+        BinaryOp::Gt => Some(BinaryOp::Lt),
+        BinaryOp::Ge => Some(BinaryOp::Le),
+        BinaryOp::Lt => Some(BinaryOp::Gt),
+        BinaryOp::Le => Some(BinaryOp::Ge),
+        _ => None,
+    }
+}
+
 /// Whether a number is what it should be but for the rounding of a constant.
 pub fn close(value: f64, expected: f64, relative: f64) -> bool {
     (value - expected).abs() <= relative * expected.abs()

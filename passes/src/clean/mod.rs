@@ -7,6 +7,7 @@ mod cast;
 mod cse;
 mod fold_const;
 mod identity;
+mod position;
 mod reshape;
 mod sink_reshape;
 mod slice;
@@ -18,7 +19,7 @@ use crate::run::Pass;
 pub use cse::Cse;
 
 /// All rules of canonicalisation; cheap ones that match often come first.
-pub static RULES: [Rule; 17] = [
+pub static RULES: [Rule; 19] = [
     Rule { name: "fold-const", find: fold_const::find },
     Rule { name: "identity", find: identity::find },
     Rule { name: "constant-right", find: arith::constant_right },
@@ -35,6 +36,8 @@ pub static RULES: [Rule; 17] = [
     Rule { name: "sink-broadcast", find: broadcast::sink },
     Rule { name: "slice-of-slice", find: slice::of_slice },
     Rule { name: "slice-of-concat", find: slice::of_concat },
+    Rule { name: "position-compared", find: position::compared },
+    Rule { name: "position-looked-up", find: position::looked_up },
     Rule { name: "sink-reshape", find: sink_reshape::find },
 ];
 

@@ -14,7 +14,8 @@
 //! %y = attention %q, %k, %v {scale=0.125, causal=true}
 //! ```
 
-use crate::pattern::{constant, scalar, ty};
+use crate::pattern::{mirrored, scalar, ty};
+use crate::position::position;
 use fqc_ir::{BinaryOp, Dim, Graph, NodeId, Op, Patch, UnaryOp, Value};
 
 /// A mask value at or below this hides.
@@ -94,72 +95,8 @@ fn compared(graph: &Graph, id: NodeId) -> Option<(bool, Dim)> {
     }
 }
 
-/// The comparison with its sides swapped.
-fn mirrored(op: BinaryOp) -> Option<BinaryOp> {
-    match op {
-        BinaryOp::Gt => Some(BinaryOp::Lt),
-        BinaryOp::Ge => Some(BinaryOp::Le),
-        BinaryOp::Lt => Some(BinaryOp::Gt),
-        BinaryOp::Le => Some(BinaryOp::Ge),
-        _ => None,
-    }
-}
-
 /// The d for which the integer value is the index along the axis `from_end` plus d, everywhere.
 fn index(graph: &Graph, id: NodeId, from_end: usize) -> Option<Dim> {
-    match &graph.node(id).op {
-        Op::Iota(_) => (from_end == 1).then(Dim::zero),
-        Op::Cast(to) if to.is_int() && to.bits() >= 32 => {
-            let x = graph.operand(id, 0)?;
-            if !ty(graph, x).elem.is_int() {
-                return None;
-            }
-            index(graph, x, from_end)
-        }
-        Op::Broadcast(_) => {
-            let x = graph.operand(id, 0)?;
-            let axis = |of: NodeId| {
-                let shape = &ty(graph, of).shape;
-                shape.len().checked_sub(from_end).map(|at| shape[at].clone())
-            };
-            if axis(x)? != axis(id)? {
-                return None;
-            }
-            index(graph, x, from_end)
-        }
-        Op::Reshape(to) => {
-            let x = graph.operand(id, 0)?;
-            let [len] = &ty(graph, x).shape[..] else { return None };
-            let at = to.len().checked_sub(from_end)?;
-            let ones = to.iter().enumerate().all(|(i, d)| i == at || d.as_const() == Some(1));
-            if !ones || to[at] != *len {
-                return None;
-            }
-            index(graph, x, 1)
-        }
-        Op::Binary(BinaryOp::Add) => {
-            let (x, y) = (graph.operand(id, 0)?, graph.operand(id, 1)?);
-            let shifted = |x: NodeId, by: NodeId| {
-                let same_type = ty(graph, x) == ty(graph, id);
-                let index = index(graph, x, from_end).filter(|_| same_type)?;
-                Some(index + offset(graph, by)?)
-            };
-            shifted(x, y).or_else(|| shifted(y, x))
-        }
-        _ => None,
-    }
-}
-
-/// The one integer that a value holds.
-fn offset(graph: &Graph, id: NodeId) -> Option<Dim> {
-    match &graph.node(id).op {
-        Op::Dims(sizes) => sizes.first().filter(|_| sizes.len() == 1).cloned(),
-        Op::Reshape(_) if ty(graph, id).count() == Dim::one() => {
-            offset(graph, graph.operand(id, 0)?)
-        }
-        _ => {
-            let value = constant(graph, id).filter(|c| c.count() == 1)?;
-            Some(Dim::from(*value.to_i64()?.first()?))
-        }
-    }
+    let position = position(graph, id)?;
+    (position.as_index()? + from_end == ty(graph, id).rank()).then_some(position.first)
 }
