@@ -1,12 +1,12 @@
-//! Calibration: the float graph runs on fqc's own CPU backend, slice by slice, with the inputs of all
+//! Calibration: the float graph runs on fqc's own CPU backend, part by part, with the inputs of all
 //! linear groups as outputs; their statistics are updated run by run, so memory is bounded by one
-//! slice, what it leaves for the next of [`WAVE`] samples, and `ChannelStats` of each group.
+//! part, what it leaves for the next of [`WAVE`] samples, and `ChannelStats` of each group.
 
 use crate::data::{Batch, Rare, Wanted};
 use crate::exit::Failure;
+use crate::parts::{self, Seen, Walk};
 use crate::pipeline::Context;
 use crate::progress::Stage;
-use crate::slices::{self, Seen, Walk};
 use fqc_ir::{Graph, NodeId};
 use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::groups::{self, Heads};
@@ -15,7 +15,7 @@ use fqrt::Tensor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Samples that go through one slice before the next is loaded.
+/// Samples that go through one part before the next is loaded.
 const WAVE: usize = 64;
 
 /// What the model's inputs are, for reading data.
@@ -101,22 +101,22 @@ pub fn resume(
         progress.statistics = observed.iter().map(new).collect();
     }
     let ids: Vec<NodeId> = observed.into_iter().map(|(_, id, _)| id).collect();
-    let slices = slices::cut(float, &ids)?;
+    let parts = parts::cut(float, &ids)?;
     let all: Vec<&Batch> = batches.iter().chain(&rare.batches).collect();
-    let mut stage = Stage::new("calibrate", (slices.len() * all.len()) as u64, cx.verbosity);
-    stage.skip((slices.len() * progress.done) as u64);
+    let mut stage = Stage::new("calibrate", (parts.len() * all.len()) as u64, cx.verbosity);
+    stage.skip((parts.len() * progress.done) as u64);
     let mut left = &all[progress.done..];
     let mut walk = Walk::new([])?;
     while !left.is_empty() {
-        // A sample is whole when the last slice has seen it. Where there is another before, that one
+        // A sample is whole when the last part has seen it. Where there is another before, that one
         // has then seen others as well.
-        let several = slices.len() > 1;
+        let several = parts.len() > 1;
         let (wave, rest) = left.split_at(left.len().min(if several { WAVE } else { usize::MAX }));
         let mut ahead = several.then(|| progress.statistics.clone());
         let first = progress.done;
         walk.restart(first, wave.iter().copied());
-        for slice in &slices {
-            walk.run(slice, &slice.observed, true, cx, &mut |index, values| {
+        for part in &parts {
+            walk.run(part, &part.observed, true, cx, &mut |index, values| {
                 let share = (index >= batches.len()).then_some(rare.share);
                 take_in(ahead.as_mut().unwrap_or(&mut progress.statistics), index, values, share)?;
                 if !several {
@@ -159,7 +159,7 @@ fn take_in(
     Ok(())
 }
 
-/// Runs as much of a graph as some of its f32 values need and shows them, slice by slice.
+/// Runs as much of a graph as some of its f32 values need and shows them, part by part.
 pub fn observe(
     graph: &Graph,
     values: &[NodeId],
@@ -168,8 +168,8 @@ pub fn observe(
     seen: Seen<'_>,
 ) -> Result<(), Failure> {
     let mut walk = Walk::new(batches)?;
-    for slice in slices::cut(graph, values)? {
-        walk.run(&slice, &slice.observed, true, cx, seen)?;
+    for part in parts::cut(graph, values)? {
+        walk.run(&part, &part.observed, true, cx, seen)?;
     }
     Ok(())
 }

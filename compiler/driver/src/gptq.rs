@@ -1,15 +1,15 @@
 //! GPTQ over a whole model, a few groups at a time: the graph runs up to their inputs, their Gram
-//! matrices are summed, their weights rounded and put into the result. Memory is bounded by one slice
+//! matrices are summed, their weights rounded and put into the result. Memory is bounded by one part
 //! of the graph and the Gram matrices of one turn.
 
 use crate::calibrate;
 use crate::data::Batch;
 use crate::exit::Failure;
+use crate::parts::{self, Walk};
 use crate::pipeline::Context;
 use crate::progress::Stage;
 use crate::quantise::quantise;
 use crate::settings::Settings;
-use crate::slices::{self, Walk};
 use fqc_ir::{Graph, NodeId};
 use fqc_passes::quant::choose::Choice;
 use fqc_passes::quant::gram::Gram;
@@ -62,13 +62,13 @@ pub fn run(
     let inputs: Vec<NodeId> = names.iter().filter_map(|name| float.find(name)).collect();
     let mut walk = Walk::new(batches)?;
     let mut rounded_groups = 0;
-    for slice in slices::cut(float, &inputs)? {
-        let mut left = &slice.observed[..];
+    for part in parts::cut(float, &inputs)? {
+        let mut left = &part.observed[..];
         loop {
             let (turn, rest) = left.split_at(turn(left, choices, false).min(left.len()));
             let mut grams = Grams::new(turn, choices);
             let threads = cx.threads;
-            walk.run(&slice, turn, rest.is_empty(), cx, &mut |_, values| {
+            walk.run(&part, turn, rest.is_empty(), cx, &mut |_, values| {
                 grams.update(values, threads);
                 Ok(())
             })?;

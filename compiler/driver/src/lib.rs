@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`pipeline`] (the whole way, top to bottom) and [`settings`]; what it calls:
 //! [`calibrate`] (with [`data`], [`fqcal`]), [`sensitivity`], [`quantise`] and [`gptq`], all of which run the
-//! float graph through [`slices`], on code that [`host`] generates; [`target`] (with [`tuned`]), [`memory`] and [`report`]; then [`evaluate`], [`experiment`]
+//! float graph through [`parts`], on code that [`host`] generates; [`target`] (with [`tuned`]), [`memory`] and [`report`]; then [`evaluate`], [`experiment`]
 //! and [`analyze`]; then [`cmd`], one file a command.
 
 #![forbid(unsafe_code)]
@@ -27,6 +27,7 @@ pub mod label;
 pub mod memory;
 pub mod metrics;
 pub mod npz;
+pub mod parts;
 pub mod pipeline;
 pub mod progress;
 pub mod quantise;
@@ -34,7 +35,6 @@ pub mod report;
 pub mod score;
 pub mod sensitivity;
 pub mod settings;
-pub mod slices;
 pub mod svg;
 pub mod target;
 pub mod text;

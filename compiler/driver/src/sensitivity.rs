@@ -4,9 +4,9 @@
 use crate::data::Batch;
 use crate::exit::Failure;
 use crate::npz;
+use crate::parts::{self, Part, Walk};
 use crate::pipeline::Context;
 use crate::progress::Stage;
-use crate::slices::{self, Slice, Walk};
 use fqc_ir::{Elem, Graph, NodeId};
 use fqc_passes::quant::groups::Heads;
 use fqc_passes::quant::parallel;
@@ -38,12 +38,12 @@ pub fn measure(
     }
     let is_float = |id: &NodeId| graph.node(*id).ty.elem == Elem::F32;
     let outputs: BTreeSet<NodeId> = graph.outputs().iter().map(|o| o.1).filter(is_float).collect();
-    let slices = slices::cut(&graph, &outputs.into_iter().collect::<Vec<_>>())?;
-    // A probe's run is the plain one until a slice reads its gate.
-    let opened = |slice: &Slice| -> Vec<usize> {
-        (0..probes.len()).filter(|&i| slice.reads(&probes[i].gate)).collect()
+    let parts = parts::cut(&graph, &outputs.into_iter().collect::<Vec<_>>())?;
+    // A probe's run is the plain one until a part reads its gate.
+    let opened = |part: &Part| -> Vec<usize> {
+        (0..probes.len()).filter(|&i| part.reads(&probes[i].gate)).collect()
     };
-    let opened: Vec<Vec<usize>> = slices.iter().map(opened).collect();
+    let opened: Vec<Vec<usize>> = parts.iter().map(opened).collect();
     let batches = &batches[..batches.len().min(BATCHES)];
     let runs = opened.iter().rev().zip(1..).map(|(new, left)| new.len() * left).sum::<usize>();
     let mut stage = Stage::new("sensitivity", (runs * batches.len()) as u64, cx.verbosity);
@@ -54,12 +54,12 @@ pub fn measure(
         let gated = gated.collect::<Result<Vec<Batch>, Failure>>()?;
         let mut walk = Walk::new(&gated[..1])?;
         let mut order: Vec<usize> = Vec::new();
-        for (slice, new) in slices.iter().zip(&opened) {
+        for (part, new) in parts.iter().zip(&opened) {
             new.iter().for_each(|&probe| walk.fork(0, &gated[1 + probe]));
             order.extend(new.iter().copied());
             let mut want: BTreeMap<String, Vec<f32>> = BTreeMap::new();
             let threads = cx.threads;
-            walk.run(slice, &slice.observed, true, cx, &mut |index, values| {
+            walk.run(part, &part.observed, true, cx, &mut |index, values| {
                 for (name, tensor) in values {
                     let got = tensor.numbers::<f32>().unwrap_or_default();
                     let width = tensor.shape().last().copied().unwrap_or(1);

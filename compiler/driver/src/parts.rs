@@ -1,7 +1,7 @@
-//! A float graph cut into slices that run one after another, so that only the weights of one slice are
-//! in memory as the kernels read them. Between the slices, the values that later ones read are kept
-//! for each batch. A slice is a graph of its own: its inputs are the model's and what it reads of the
-//! slices before it.
+//! A float graph cut into parts that run one after another, so that only the weights of one part are
+//! in memory as the kernels read them. Between the parts, the values that later ones read are kept
+//! for each batch. A part is a graph of its own: its inputs are the model's and what it reads of the
+//! parts before it.
 
 use crate::data::Batch;
 use crate::exit::{Exit, Failure};
@@ -12,23 +12,23 @@ use fqrt::{Model, Session, SessionOptions, Tensor, TensorView};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Bytes of the constants that one slice reads, unless a single operation reads more.
-const SLICE_BYTES: usize = 64 << 20;
+/// Bytes of the constants that one part reads, unless a single operation reads more.
+const PART_BYTES: usize = 64 << 20;
 
 /// What an open size counts as where values are compared.
 const OPEN_SIZE: i64 = 128;
 
-/// A part of a graph.
-pub struct Slice {
+/// One of them.
+pub struct Part {
     graph: Graph,
     /// Names of the values asked for that it computes.
     pub observed: Vec<String>,
-    /// Names of the values that later slices read, of this slice and of those before.
+    /// Names of the values that later parts read, of this part and of those before.
     live: BTreeSet<String>,
 }
 
-impl Slice {
-    /// Whether anything in the slice reads an input of the model.
+impl Part {
+    /// Whether anything in the part reads an input of the model.
     pub fn reads(&self, input: &str) -> bool {
         self.graph.find(input).is_some_and(|id| self.graph.use_count(id) > 0)
     }
@@ -37,7 +37,7 @@ impl Slice {
 /// Called with the index of a batch and the observed values by name.
 pub type Seen<'a> = &'a mut dyn FnMut(usize, &[(&str, &Tensor)]) -> Result<(), Failure>;
 
-/// A run of some batches through the slices of a graph.
+/// A run of some batches through the parts of a graph.
 pub struct Walk<'a> {
     runs: Vec<Run<'a>>,
     /// Index of the first batch.
@@ -48,7 +48,7 @@ pub struct Walk<'a> {
 /// One batch on its way.
 struct Run<'a> {
     batch: &'a Batch,
-    /// What the slices so far left for later ones.
+    /// What the parts so far left for later ones.
     carried: Vec<(String, Arc<Tensor>)>,
 }
 
@@ -60,30 +60,30 @@ impl<'a> Walk<'a> {
         Ok(walk)
     }
 
-    /// Starts from the first slice again with other batches, the first of which has an index.
+    /// Starts from the first part again with other batches, the first of which has an index.
     pub fn restart(&mut self, first: usize, batches: impl IntoIterator<Item = &'a Batch>) {
         self.first = first;
         let batches = batches.into_iter();
         self.runs = batches.map(|batch| Run { batch, carried: Vec::new() }).collect();
     }
 
-    /// Adds a batch that differs from an earlier one only in what the next slice or those after it read.
+    /// Adds a batch that differs from an earlier one only in what the next part or those after it read.
     pub fn fork(&mut self, from: usize, batch: &'a Batch) {
         let carried = self.runs[from].carried.clone();
         self.runs.push(Run { batch, carried });
     }
 
-    /// Runs the next slice over all batches and shows some of its values. With `leave`, it is done with
+    /// Runs the next part over all batches and shows some of its values. With `leave`, it is done with
     /// and the one after it is the next.
     pub fn run(
         &mut self,
-        slice: &Slice,
+        part: &Part,
         shown: &[String],
         leave: bool,
         cx: &mut Context<'_>,
         seen: Seen<'_>,
     ) -> Result<(), Failure> {
-        let model = self.load(slice, shown, leave, cx)?;
+        let model = self.load(part, shown, leave, cx)?;
         let cancel = Some(cx.interrupt.flag());
         let options = SessionOptions { threads: cx.threads, cancel, ..Default::default() };
         let mut session = Session::new(&model, options)?;
@@ -105,26 +105,26 @@ impl<'a> Walk<'a> {
             if leave {
                 let left = outputs.into_vec().into_iter();
                 run.carried.extend(left.map(|(name, tensor)| (name, Arc::new(tensor))));
-                run.carried.retain(|(name, _)| slice.live.contains(name));
+                run.carried.retain(|(name, _)| part.live.contains(name));
             }
         }
         Ok(())
     }
 
-    /// Code and weights of a slice.
+    /// Code and weights of a part.
     fn load(
         &mut self,
-        slice: &Slice,
+        part: &Part,
         shown: &[String],
         leave: bool,
         cx: &mut Context<'_>,
     ) -> Result<Arc<Model>, Failure> {
-        let mut graph = slice.graph.clone();
+        let mut graph = part.graph.clone();
         let computed = |name: &&String| {
             let id = graph.find(name);
             id.is_some_and(|id| !matches!(graph.node(id).op, Op::Input(_)))
         };
-        let left = slice.live.iter().filter(|_| leave).filter(computed);
+        let left = part.live.iter().filter(|_| leave).filter(computed);
         let outputs: BTreeSet<&String> = left.chain(shown).collect();
         let outputs = outputs.into_iter().filter_map(|n| Some((n.clone(), graph.find(n)?)));
         let outputs = outputs.collect();
@@ -139,56 +139,56 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The slices that compute some values of a graph, in the order to run them.
-pub fn cut(graph: &Graph, values: &[NodeId]) -> Result<Vec<Slice>, Failure> {
-    cut_at(graph, values, SLICE_BYTES)
+/// The parts that compute some values of a graph, in the order to run them.
+pub fn cut(graph: &Graph, values: &[NodeId]) -> Result<Vec<Part>, Failure> {
+    cut_at(graph, values, PART_BYTES)
 }
 
-fn cut_at(graph: &Graph, values: &[NodeId], bytes: usize) -> Result<Vec<Slice>, Failure> {
+fn cut_at(graph: &Graph, values: &[NodeId], bytes: usize) -> Result<Vec<Part>, Failure> {
     if values.is_empty() {
         return Ok(Vec::new());
     }
-    let mut part = graph.clone();
-    part.set_outputs(values.iter().map(|&id| (graph.node(id).name.clone(), id)).collect());
-    part.sweep();
-    let order = part.topological().ok_or_else(|| Failure::internal("the graph has a cycle"))?;
-    let is_leaf = |id: &NodeId| matches!(part.node(*id).op, Op::Const(_) | Op::Input(_));
+    let mut needed = graph.clone();
+    needed.set_outputs(values.iter().map(|&id| (graph.node(id).name.clone(), id)).collect());
+    needed.sweep();
+    let order = needed.topological().ok_or_else(|| Failure::internal("the graph has a cycle"))?;
+    let is_leaf = |id: &NodeId| matches!(needed.node(*id).op, Op::Const(_) | Op::Input(_));
     let order: Vec<NodeId> = order.into_iter().filter(|id| !is_leaf(id)).collect();
     let places: BTreeMap<NodeId, usize> = order.iter().zip(0..).map(|(id, at)| (*id, at)).collect();
-    let last_use = |id: NodeId| part.users(id).iter().filter_map(|(u, _)| places.get(u)).max();
+    let last_use = |id: NodeId| needed.users(id).iter().filter_map(|(u, _)| places.get(u)).max();
     let mut begin = 0;
-    let mut slices = Vec::new();
-    let ends = ends(&part, &order, &last_use, bytes);
+    let mut parts = Vec::new();
+    let ends = ends(&needed, &order, &last_use, bytes);
     for (i, &end) in ends.iter().enumerate() {
         let own = &order[begin..end];
         let ids = order[..end].iter().filter(|id| last_use(**id).is_some_and(|at| *at >= end));
-        let live = ids.map(|id| part.node(*id).name.clone()).collect();
+        let live = ids.map(|id| needed.node(*id).name.clone()).collect();
         let here = |id: &&NodeId| own.contains(id) || (i == 0 && is_leaf(id));
-        let observed = values.iter().filter(here).map(|id| part.node(*id).name.clone()).collect();
-        slices.push(Slice { graph: extract(&part, own)?, observed, live });
+        let observed = values.iter().filter(here).map(|id| needed.node(*id).name.clone()).collect();
+        parts.push(Part { graph: extract(&needed, own)?, observed, live });
         begin = end;
     }
-    Ok(slices)
+    Ok(parts)
 }
 
-/// Where slices end: within the bytes, where the fewest values have to be carried on.
+/// Where parts end: within the bytes, where the fewest values have to be carried on.
 fn ends<'a>(
-    part: &Graph,
+    needed: &Graph,
     order: &[NodeId],
     last_use: &dyn Fn(NodeId) -> Option<&'a usize>,
     bytes: usize,
 ) -> Vec<usize> {
     let mut weights = vec![0usize; order.len()];
-    // What is carried if a slice ends after each operation.
+    // What is carried if a part ends after each operation.
     let mut carried = vec![0u64; order.len()];
     for (at, &id) in order.iter().enumerate() {
-        let consts = part.operands(id).into_iter().filter_map(|o| match &part.node(o).op {
+        let consts = needed.operands(id).into_iter().filter_map(|o| match &needed.node(o).op {
             Op::Const(value) => Some(value.bytes.as_slice().len()),
             _ => None,
         });
         weights[at] = consts.sum();
         let until = last_use(id).map_or(at, |until| *until);
-        let size = size(&part.node(id).ty);
+        let size = size(&needed.node(id).ty);
         carried[at..until].iter_mut().for_each(|sum| *sum = sum.saturating_add(size));
     }
     let mut ends = Vec::new();
@@ -223,31 +223,31 @@ fn size(ty: &Type) -> u64 {
 
 /// Some operations as a graph of their own; what they read of others becomes an input. All inputs of
 /// the model stay, because they say what the symbolic sizes are.
-fn extract(part: &Graph, operations: &[NodeId]) -> Result<Graph, Failure> {
-    let mut graph = Graph::new(part.name.clone());
+fn extract(needed: &Graph, operations: &[NodeId]) -> Result<Graph, Failure> {
+    let mut graph = Graph::new(needed.name.clone());
     let add = |graph: &mut Graph, id: NodeId, op: Op, operands: &[NodeId]| {
-        let node = part.node(id);
+        let node = needed.node(id);
         let new = graph.add(node.name.clone(), op, operands).map_err(Failure::internal)?;
         graph.set_origin(new, node.origin.clone());
         Ok::<NodeId, Failure>(new)
     };
-    for &id in part.inputs() {
-        add(&mut graph, id, part.node(id).op.clone(), &[])?;
+    for &id in needed.inputs() {
+        add(&mut graph, id, needed.node(id).op.clone(), &[])?;
     }
-    for limit in part.limits() {
+    for limit in needed.limits() {
         graph.add_limit(limit.clone());
     }
     for &id in operations {
         let mut operands = Vec::new();
-        for operand in part.operands(id) {
-            let node = part.node(operand);
+        for operand in needed.operands(id) {
+            let node = needed.node(operand);
             operands.push(match (graph.find(&node.name), &node.op) {
                 (Some(known), _) => known,
                 (None, Op::Const(_)) => add(&mut graph, operand, node.op.clone(), &[])?,
                 (None, _) => add(&mut graph, operand, Op::Input(node.ty.clone()), &[])?,
             });
         }
-        add(&mut graph, id, part.node(id).op.clone(), &operands)?;
+        add(&mut graph, id, needed.node(id).op.clone(), &operands)?;
     }
     Ok(graph)
 }
@@ -267,14 +267,14 @@ mod tests {
     type Bits = BTreeMap<(usize, String), Vec<u32>>;
 
     fn bits<'a>(
-        slices: &[Slice],
+        parts: &[Part],
         mut walk: Walk<'a>,
         late: &'a [Batch],
         cx: &mut Context<'_>,
     ) -> Bits {
         let mut all = Bits::new();
-        for (at, slice) in slices.iter().enumerate() {
-            walk.run(slice, &slice.observed, true, cx, &mut |index, values| {
+        for (at, part) in parts.iter().enumerate() {
+            walk.run(part, &part.observed, true, cx, &mut |index, values| {
                 for (name, tensor) in values {
                     let numbers = tensor.numbers::<f32>().expect("floats").iter();
                     let numbers = numbers.map(|v| v.to_bits()).collect();
@@ -282,7 +282,7 @@ mod tests {
                 }
                 Ok(())
             })
-            .expect("a slice runs");
+            .expect("a part runs");
             if at == 0 {
                 late.iter().for_each(|batch| walk.fork(0, batch));
             }
@@ -304,17 +304,17 @@ mod tests {
         let want = bits(&whole, Walk::new(&batches).expect("a level"), &[], &mut cx);
         assert_eq!(want.len(), 2 * values.len());
         for bytes in [1, 20_000, 60_000] {
-            let slices = cut_at(&graph, &values, bytes).expect("is cut");
-            assert!(slices.len() > 2, "{} slices of {bytes} bytes", slices.len());
-            let got = bits(&slices, Walk::new(&batches).expect("a level"), &[], &mut cx);
-            assert!(got == want, "slices of {bytes} bytes");
-            // A run that begins after the first slice as a copy of the first.
+            let parts = cut_at(&graph, &values, bytes).expect("is cut");
+            assert!(parts.len() > 2, "{} parts of {bytes} bytes", parts.len());
+            let got = bits(&parts, Walk::new(&batches).expect("a level"), &[], &mut cx);
+            assert!(got == want, "parts of {bytes} bytes");
+            // A run that begins after the first part as a copy of the first.
             let walk = Walk::new(&batches[..1]).expect("a level");
-            let got = bits(&slices, walk, &batches[..1], &mut cx);
+            let got = bits(&parts, walk, &batches[..1], &mut cx);
             let late = got.iter().filter(|((index, _), _)| *index == 1);
             let late: Vec<_> = late.map(|((_, name), bits)| (name, bits)).collect();
             assert!(late.iter().all(|(name, bits)| want[&(0, (*name).clone())] == **bits));
-            assert_eq!(late.len(), values.len() - slices[0].observed.len());
+            assert_eq!(late.len(), values.len() - parts[0].observed.len());
         }
     }
 }
