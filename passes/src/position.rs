@@ -96,6 +96,16 @@ pub fn position(graph: &Graph, id: NodeId) -> Option<Position> {
             let (position, _) = from()?;
             position.moved(rank, |axis| order.iter().position(|&from| from == axis))
         }
+        Op::Slice { start, step, .. } => {
+            let mut position = from()?.0;
+            let along = position.steps.iter_mut().zip(start.iter().zip(step));
+            position.first = along.fold(position.first, |first, (by, (start, &step))| {
+                let skipped = start.clone() * by.clone();
+                *by = by.clone() * Dim::from(step);
+                first + skipped
+            });
+            Some(position)
+        }
         Op::Binary(op @ (BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul)) => {
             let (x, y) = binary(graph, id, *op)?;
             let operand = |x| position(graph, x)?.stretched(&ty(graph, x).shape, &node.ty.shape);

@@ -33,9 +33,6 @@ const LLAMA: Counts = &[("rms_norm", 5), ("rope", 4), ("attention", 2), ("silu",
 /// The root is that of the embedding's length, at the end.
 const MINILM: Counts =
     &[("layer_norm", 13), ("attention", 6), ("gelu", 6), ("gemm", 24), ("sqrt", 1)];
-/// Its mask has sizes of its own, so that looking it up by position may be out of bounds.
-const LLAMA_KV_DY: Counts =
-    &[("rms_norm", 5), ("rope", 4), ("attention", 2), ("silu", 2), ("gemm", 9), ("gather_nd", 1)];
 const SMOLLM2: Counts = &[
     ("rms_norm", 61),
     ("rope", 60),
@@ -50,7 +47,6 @@ fn expected(name: &str) -> Option<Counts> {
         ("bert", BERT),
         ("gpt2", GPT2),
         ("opt", OPT),
-        ("llama_kv_dy", LLAMA_KV_DY),
         ("llama", LLAMA),
         ("qwen2", LLAMA),
         ("minilm", MINILM),

@@ -1,6 +1,6 @@
 //! An edit as a value: found by reading, checked and applied in one place.
 
-use crate::graph::{Graph, NodeId};
+use crate::graph::{Graph, Limit, NodeId};
 use crate::infer::InferError;
 use crate::op::Op;
 use crate::types::Type;
@@ -20,11 +20,12 @@ impl From<NodeId> for Value {
     }
 }
 
-/// New nodes, and which values they stand in for.
+/// New nodes, which values they stand in for, and what they take for granted.
 #[derive(Clone, Debug, Default)]
 pub struct Patch {
     nodes: Vec<(String, Op, Vec<Value>)>,
     replace: Vec<(NodeId, Value)>,
+    limits: Vec<Limit>,
 }
 
 /// Why a patch was refused; the graph is as before.
@@ -54,7 +55,7 @@ impl Patch {
 
     /// A patch that puts an existing value in the place of another.
     pub fn alias(old: NodeId, new: NodeId) -> Self {
-        Patch { nodes: Vec::new(), replace: vec![(old, Value::Old(new))] }
+        Patch { replace: vec![(old, Value::Old(new))], ..Patch::default() }
     }
 
     /// Adds a node; `name` is made unique when the patch is applied.
@@ -66,6 +67,11 @@ impl Patch {
     /// Every read of `old` becomes a read of `new`, which must have the same type.
     pub fn replace(&mut self, old: NodeId, new: impl Into<Value>) {
         self.replace.push((old, new.into()));
+    }
+
+    /// The graph takes this for granted from now on: what the patch replaces fails where it does not hold.
+    pub fn limit(&mut self, limit: Limit) {
+        self.limits.push(limit);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -80,6 +86,9 @@ impl Patch {
         if let Err(error) = self.build(graph, &mut made) {
             graph.sweep_from(made);
             return Err(error);
+        }
+        for limit in self.limits {
+            graph.add_limit(limit);
         }
         for (old, new) in &self.replace {
             let id = resolve(&made, *new);

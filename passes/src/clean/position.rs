@@ -16,6 +16,7 @@
 
 use crate::pattern::{binary, mirrored, ty};
 use crate::position::{Position, columns, least, position};
+use fqc_ir::graph::Limit;
 use fqc_ir::{BinaryOp, Const, Dim, Elem, Graph, NodeId, Op, Patch, Value};
 
 /// A comparison of positions with one number, the same for all of them.
@@ -54,94 +55,151 @@ fn from_on(op: BinaryOp, p: &Position, bound: &Dim) -> Option<bool> {
     }
 }
 
-/// A lookup whose indices are positions along axes of its result.
+/// A lookup whose indices are positions along axes of its result. Where these may reach beyond what is
+/// looked up, which makes the lookup fail, that they do not becomes a limit of the graph.
 pub fn looked_up(graph: &Graph, id: NodeId) -> Option<Patch> {
-    match graph.node(id).op {
-        Op::GatherNd { batch_dims: 0 } => by_columns(graph, id),
-        Op::Gather { axis: 0 } => by_rows(graph, id),
-        _ => None,
-    }
+    let name = &graph.node(id).name;
+    let mut patch = Patch::new();
+    let Looked { value, axes } = match graph.node(id).op {
+        Op::GatherNd { batch_dims: 0 } => by_columns(graph, id, &mut patch)?,
+        Op::Gather { axis: 0 } => by_rows(graph, id, &mut patch)?,
+        Op::GatherElements { axis } => by_elements(graph, id, axis, &mut patch)?,
+        _ => return None,
+    };
+    // The axes in the result's order, in their places, and everything else broadcast.
+    let shape = &ty(graph, id).shape;
+    let mut order: Vec<usize> = (0..axes.len()).collect();
+    order.sort_unstable_by_key(|&i| axes[i]);
+    let place = |(axis, size): (usize, &Dim)| match axes.contains(&axis) {
+        true => size.clone(),
+        false => Dim::one(),
+    };
+    let placed = shape.iter().enumerate().map(place).collect();
+    let turned = patch.add(format!("{name}.turned"), Op::Transpose(order), &[value]);
+    let placed = patch.add(format!("{name}.placed"), Op::Reshape(placed), &[turned]);
+    let all = patch.add(name, Op::Broadcast(shape.clone()), &[placed]);
+    patch.replace(id, all);
+    Some(patch)
 }
 
-/// Every index of some axes, once, or one index of an axis.
-fn by_columns(graph: &Graph, id: NodeId) -> Option<Patch> {
+/// What a lookup finds, and the axis of its result that each axis of it is.
+struct Looked {
+    value: Value,
+    axes: Vec<usize>,
+}
+
+/// A part of each of the first axes, or one index of it.
+fn by_columns(graph: &Graph, id: NodeId, patch: &mut Patch) -> Option<Looked> {
     let (x, indices) = (graph.operand(id, 0)?, graph.operand(id, 1)?);
     let (sizes, places) = (&ty(graph, x).shape, &ty(graph, indices).shape);
     let columns = columns(graph, indices)?;
     let (mut start, mut len) = (vec![Dim::zero(); sizes.len()], sizes.clone());
     let mut axes = Vec::new();
     for (c, column) in columns.iter().enumerate() {
-        if let Some(first) = column.as_fixed() {
-            let inside = 0..sizes[c].as_const()?;
-            first.as_const().filter(|at| inside.contains(at))?;
-            (start[c], len[c]) = (first.clone(), Dim::one());
-        } else {
-            let axis = column.as_index()?;
-            let whole = column.first == Dim::zero() && sizes[c] == places[axis];
-            if !whole || axes.contains(&axis) {
-                return None;
-            }
+        start[c] = column.first.clone();
+        len[c] = Dim::one();
+        if column.as_fixed().is_none() {
+            let axis = column.as_index().filter(|axis| !axes.contains(axis))?;
+            len[c] = places[axis].clone();
             axes.push(axis);
         }
+        if least(&start[c])? < 0 {
+            return None;
+        }
+        inside(patch, start[c].clone() + len[c].clone(), &sizes[c])?;
     }
     let name = &graph.node(id).name;
-    let mut patch = Patch::new();
-    let kept = (0..sizes.len()).filter(|&c| columns.get(c).is_none_or(|c| c.as_fixed().is_none()));
-    let kept = kept.map(|c| sizes[c].clone()).collect();
+    let is_kept = |c: usize| columns.get(c).is_none_or(|column| column.as_fixed().is_none());
+    let kept = (0..sizes.len()).filter(|&c| is_kept(c)).map(|c| len[c].clone()).collect();
     let step = vec![1; sizes.len()];
     let part = patch.add(format!("{name}.part"), Op::Slice { start, len, step }, &[x.into()]);
-    let part = patch.add(format!("{name}.kept"), Op::Reshape(kept), &[part]);
-    spread(graph, id, patch, part, &axes, &places[..places.len() - 1], &sizes[columns.len()..])
+    let value = patch.add(format!("{name}.kept"), Op::Reshape(kept), &[part]);
+    axes.extend((columns.len()..sizes.len()).map(|c| places.len() - 1 + c - columns.len()));
+    Some(Looked { value, axes })
 }
 
-/// Every row once, in the order in which some axes of the result go through them.
-fn by_rows(graph: &Graph, id: NodeId) -> Option<Patch> {
+/// A part of one axis, the others whole.
+fn by_elements(graph: &Graph, id: NodeId, axis: usize, patch: &mut Patch) -> Option<Looked> {
+    let (x, indices) = (graph.operand(id, 0)?, graph.operand(id, 1)?);
+    let (sizes, places) = (&ty(graph, x).shape, &ty(graph, indices).shape);
+    let Position { first, .. } = position(graph, indices).filter(|p| p.as_index() == Some(axis))?;
+    let others = (0..sizes.len()).all(|a| a == axis || sizes[a] == places[a]);
+    if !others || least(&first)? < 0 {
+        return None;
+    }
+    inside(patch, first.clone() + places[axis].clone(), &sizes[axis])?;
+    let mut start = vec![Dim::zero(); sizes.len()];
+    start[axis] = first;
+    let part = Op::Slice { start, len: places.clone(), step: vec![1; sizes.len()] };
+    let value = patch.add(format!("{}.part", graph.node(id).name), part, &[x.into()]);
+    Some(Looked { value, axes: (0..sizes.len()).collect() })
+}
+
+/// Rows that lie as some axes of the result go through them: `s i + j` for rows of `b` times `s`.
+fn by_rows(graph: &Graph, id: NodeId, patch: &mut Patch) -> Option<Looked> {
     let (x, indices) = (graph.operand(id, 0)?, graph.operand(id, 1)?);
     let Position { first, steps } = position(graph, indices)?;
     let (rows, rest) = ty(graph, x).shape.split_first()?;
     let outer = &ty(graph, indices).shape;
-    // Innermost axis first: its step is one, that of each other the size of all further in.
-    let mut axes = Vec::new();
-    let mut size = Dim::one();
-    while let Some(axis) = (0..steps.len()).find(|a| steps[*a] == size && !axes.contains(a)) {
-        axes.push(axis);
-        size = size * outer[axis].clone();
+    let name = &graph.node(id).name;
+    let others = (0..rest.len()).map(|i| outer.len() + i);
+    if steps.iter().all(|step| *step == Dim::zero()) {
+        let end = least(&first).filter(|&at| at >= 0).map(|_| first.clone() + Dim::one())?;
+        inside(patch, end, rows)?;
+        let (mut start, mut len) = (vec![Dim::zero(); 1 + rest.len()], vec![Dim::one()]);
+        start[0] = first;
+        len.extend(rest.iter().cloned());
+        let step = vec![1; len.len()];
+        let row = patch.add(format!("{name}.part"), Op::Slice { start, len, step }, &[x.into()]);
+        let value = patch.add(format!("{name}.kept"), Op::Reshape(rest.to_vec()), &[row]);
+        return Some(Looked { value, axes: others.collect() });
     }
-    let all_found = (0..steps.len()).all(|a| steps[a] == Dim::zero() || axes.contains(&a));
-    if first != Dim::zero() || size != *rows || axes.is_empty() || !all_found {
+    if first != Dim::zero() {
         return None;
     }
-    axes.reverse();
-    let shape = axes.iter().map(|&axis| &outer[axis]).chain(rest).cloned().collect();
-    let mut patch = Patch::new();
-    let apart = Op::Reshape(shape);
-    let apart = patch.add(format!("{}.apart", graph.node(id).name), apart, &[x.into()]);
-    spread(graph, id, patch, apart, &axes, outer, rest)
+    // From the outermost axis on, each step is a multiple of the next, the last is one; so the rows are
+    // a matrix of as many axes.
+    let mut left: Vec<usize> = (0..steps.len()).filter(|&a| steps[a] != Dim::zero()).collect();
+    let (mut axes, mut sizes, mut around) = (Vec::new(), Vec::new(), rows.clone());
+    while !left.is_empty() {
+        let is_multiple = |a: usize, b: &usize| steps[a].exact_div(&steps[*b]).is_some();
+        let at = left.iter().position(|&a| left.iter().all(|b| is_multiple(a, b)))?;
+        let axis = left.swap_remove(at);
+        sizes.push(around.exact_div(&steps[axis])?);
+        axes.push(axis);
+        around = steps[axis].clone();
+    }
+    if around != Dim::one() {
+        return None;
+    }
+    let len: Vec<Dim> = axes.iter().map(|&axis| outer[axis].clone()).collect();
+    let reaches = len.iter().zip(&sizes).position(|(len, size)| len != size);
+    if let Some(at) = reaches {
+        // Beyond the end of an axis that is not the last to differ, the next row begins.
+        if len[at + 1..] != sizes[at + 1..] {
+            return None;
+        }
+        inside(patch, len[at].clone(), &sizes[at])?;
+    }
+    let whole = |sizes: Vec<Dim>| sizes.into_iter().chain(rest.iter().cloned()).collect::<Vec<_>>();
+    let (sizes, len) = (whole(sizes), whole(len));
+    let (start, step) = (vec![Dim::zero(); len.len()], vec![1; len.len()]);
+    let apart = patch.add(format!("{name}.apart"), Op::Reshape(sizes), &[x.into()]);
+    let value = patch.add(format!("{name}.part"), Op::Slice { start, len, step }, &[apart]);
+    axes.extend(others);
+    Some(Looked { value, axes })
 }
 
-/// Replaces a lookup by a value whose first axes are these `axes` among the `outer` ones of the
-/// result, the others its last ones: turned, placed and broadcast.
-fn spread(
-    graph: &Graph,
-    id: NodeId,
-    mut patch: Patch,
-    value: Value,
-    axes: &[usize],
-    outer: &[Dim],
-    rest: &[Dim],
-) -> Option<Patch> {
-    let mut order: Vec<usize> = (0..axes.len()).collect();
-    order.sort_unstable_by_key(|&i| axes[i]);
-    order.extend(axes.len()..axes.len() + rest.len());
-    let place = |(axis, size): (usize, &Dim)| match axes.contains(&axis) {
-        true => size.clone(),
-        false => Dim::one(),
-    };
-    let shape = outer.iter().enumerate().map(place).chain(rest.iter().cloned()).collect();
-    let name = &graph.node(id).name;
-    let turned = patch.add(format!("{name}.turned"), Op::Transpose(order), &[value]);
-    let placed = patch.add(format!("{name}.placed"), Op::Reshape(shape), &[turned]);
-    let all = patch.add(name, Op::Broadcast(ty(graph, id).shape.clone()), &[placed]);
-    patch.replace(id, all);
-    Some(patch)
+/// Whether `end` is not beyond `size`, or may not be, which then becomes a limit.
+fn inside(patch: &mut Patch, end: Dim, size: &Dim) -> Option<()> {
+    let beyond = end.clone() - size.clone();
+    if least(&(size.clone() - end)).is_some_and(|room| room >= 0) {
+        return Some(());
+    }
+    if beyond.is_const() {
+        return None;
+    }
+    let fixed: i64 = beyond.terms().filter(|(atoms, _)| atoms.is_empty()).map(|(_, n)| n).sum();
+    patch.limit(Limit::AtMost(beyond - Dim::from(fixed), fixed.checked_neg()?));
+    Some(())
 }
