@@ -21,7 +21,7 @@ use super::{
 use crate::program::{Launch, Lowering};
 
 /// Alignment of a cubin within the code.
-const CUBIN_ALIGN: usize = 64;
+pub(super) const CUBIN_ALIGN: usize = 64;
 
 /// Generates everything for `arch`.
 ///

@@ -6,13 +6,14 @@
 //! kept as bf16, which steps are one launch; `pair`), `text` (one kernel), `expr` (scalar expressions), and the
 //! families `elementwise`, `norm`, `rows`, `attention` with `attention_sm90`, `products`, `gemm`, `gemm_sm80`
 //! (`native`: what multiplies INT4 by INT4) with `epilogue` and `writer`. Which tiles a gemm takes says [`tuning`];
-//! [`trial`] makes programs that time one.
+//! [`trial`] makes programs that time one, [`exchange`] puts it into an image that is compiled already.
 
 mod attention;
 mod attention_sm90;
 pub mod cache;
 mod elementwise;
 mod epilogue;
+pub mod exchange;
 mod expr;
 mod fuse;
 mod gemm;

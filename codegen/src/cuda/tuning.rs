@@ -10,6 +10,7 @@ use fqc_ir::plan::{Extra, Gemm, GemmOutput, Plan};
 use fqc_ir::types::Elem;
 use fqc_kernels::cuda::choose;
 use fqc_kernels::cuda::gemm::{Output, Weights};
+use fqc_kernels::cuda::pack::BLOCK_K;
 
 pub use fqc_kernels::cuda::choose::{BUCKETS, Tile};
 
@@ -58,6 +59,13 @@ impl Layer {
             output,
             pair: pairing.map(|pairing| pairing.expr.clone()),
         }
+    }
+
+    /// The same with whole blocks of weights along K: what takes equally long has equal ones.
+    #[must_use]
+    pub fn in_blocks(&self) -> Layer {
+        let block = if self.weights.float() { BLOCK_K / 2 } else { BLOCK_K };
+        Layer { k: self.k.next_multiple_of(block), ..self.clone() }
     }
 
     /// The tiles for so many rows and their microseconds by the model, the cheapest first.

@@ -38,6 +38,8 @@ pub mod settings;
 pub mod svg;
 pub mod target;
 pub mod text;
+pub mod tiles;
 pub mod tuned;
+pub mod whole;
 
 pub use exit::{Exit, Failure};

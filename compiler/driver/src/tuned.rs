@@ -27,6 +27,23 @@ pub struct Measured {
     /// What the tiles are for: `sm_90a`.
     pub arch: String,
     pub gemms: Vec<MeasuredGemm>,
+    /// Of the whole model.
+    #[serde(default)]
+    pub whole: Vec<MeasuredWhole>,
+}
+
+/// What the whole model takes for a number of rows.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeasuredWhole {
+    pub rows: usize,
+    /// As `NAME=AxB`.
+    pub inputs: Vec<String>,
+    /// Microseconds of a replay with the tiles of the model of their time, and with those that won in the model.
+    pub model_us: f64,
+    pub us: f64,
+    /// Whether the latter are clearly faster, and so those of this file.
+    pub taken: bool,
 }
 
 /// A gemm and what was measured of it.
@@ -43,7 +60,7 @@ pub struct MeasuredGemm {
 #[serde(deny_unknown_fields)]
 pub struct MeasuredRows {
     pub rows: usize,
-    /// The tile to take.
+    /// The tile to take: the one that is taken without this file, unless another is faster in the whole model.
     pub tile: String,
     /// The one that is taken without this file.
     pub model: String,
@@ -130,6 +147,13 @@ mod tests {
             gemms: vec![MeasuredGemm {
                 gemm: GEMM.into(),
                 rows: vec![MeasuredRows { rows: 128, tile, model, us }],
+            }],
+            whole: vec![MeasuredWhole {
+                rows: 128,
+                inputs: vec!["ids=1x128".into()],
+                model_us: 126.5,
+                us: 125.0,
+                taken: true,
             }],
         }
     }

@@ -3,7 +3,10 @@
 
 mod world;
 
-use fqbin::File;
+use fqbin::{CodeImage, File, TargetImage};
+use fqc_codegen::cuda::exchange::{self, Exchange, Instance};
+use fqc_codegen::cuda::trial::{self, Trial};
+use fqc_codegen::cuda::{Compiler, Layer, Nvrtc};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -74,6 +77,68 @@ fn a_compilation_takes_the_tiles_of_a_file() {
     assert_eq!(manifest(&own)["tuned"], json!({ "name": "tuned.json", "hash": hash }));
     let again = compiled(&w, "again.fqbin", &["--tuned", text(&tuned)]);
     assert!(fs::read(&own).expect("reads") == fs::read(&again).expect("reads"), "files differ");
+}
+
+/// The image for Hopper of a file.
+fn image(file: &PathBuf) -> TargetImage {
+    let bytes = fs::read(file).expect("reads");
+    let file = File::open(&bytes).expect("a sound file");
+    let target = file.layout().target("cuda:sm_90a").expect("code for Hopper");
+    let code = file.code(target).expect("code").into_iter().map(|code| CodeImage {
+        level: code.level,
+        entries: code.entries,
+        bytes: code.bytes.to_vec(),
+    });
+    TargetImage {
+        target: target.name.clone(),
+        program: target.program.clone(),
+        weights: file.weights(target).expect("weights").to_vec().into(),
+        code: code.collect(),
+    }
+}
+
+#[test]
+fn programs_of_one_gemm_have_the_kernels_of_the_model() {
+    let w = World::new();
+    let codes = w.path("codes.fqbin");
+    w.novel(600);
+    let (novel, tokenizer) = (w.path("novel.txt"), w.path("tokenizer.json"));
+    let args = ["compile", MODEL, "-o", text(&codes), "--quiet", "--target", "cuda", "--calib"];
+    let done = w.fqc(
+        &[&args[..], &[text(&novel), "--tokenizer", text(&tokenizer), "--windows", "4"]].concat(),
+    );
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let compiler = Compiler::Direct(Nvrtc::load().expect("NVRTC"));
+    for file in [compiled(&w, "halves.fqbin", &[]), codes] {
+        let image = image(&file);
+        for gemm in manifest(&file)["gemms"].as_array().expect("gemms") {
+            let (name, count) = (gemm["gemm"].as_str().expect("a text"), &gemm["steps"]);
+            let layer: Layer = name.parse().expect("a gemm");
+            let instance = |tile| {
+                let trial = Trial { rows: 24, weights: 1, launches: 1 };
+                let image = trial::program(&layer, tile, trial, &compiler).expect("compiles");
+                Instance::of_trial(&image).expect("a gemm")
+            };
+            let own = instance(layer.ranked(64)[0].0);
+            let steps = exchange::steps(&image.program, 64, &own);
+            assert_eq!(json!(steps.len()), *count, "{name}");
+            // Another tile for 64 rows, and none for others.
+            let other = instance("128x128_k1".parse().expect("a tile"));
+            let mut exchange = Exchange::new(image.clone()).expect("code");
+            exchange.gemms(&steps, &[(64, &other)]);
+            let image = exchange.finish();
+            fqbin::verify(&image.program, image.weights.len() as u64).expect(name);
+            let code = &image.code[0];
+            fqbin::check_entries(&code.entries, code.bytes.len(), image.program.kernels.len())
+                .expect(name);
+            assert_eq!(exchange::steps(&image.program, 64, &other), steps, "{name}");
+            assert!(exchange::steps(&image.program, 64, &own).is_empty(), "{name}");
+            for rows in [16, 128, 4096] {
+                let own = instance(layer.ranked(rows)[0].0);
+                assert_eq!(exchange::steps(&image.program, rows, &own), steps, "{name}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -227,7 +227,7 @@ fn text(r: &Timing) -> String {
 }
 
 /// Made-up inputs of the given shapes: small token ids, masks of ones, noise for floats.
-fn inputs(shapes: &[String], wanted: &[Wanted]) -> Result<Batch, Failure> {
+pub fn inputs(shapes: &[String], wanted: &[Wanted]) -> Result<Batch, Failure> {
     let mut given: Vec<(&str, Vec<usize>)> = Vec::new();
     for shape in shapes {
         let bad = || Failure::usage(format!("`--shape {shape}` is not NAME=AxB"));

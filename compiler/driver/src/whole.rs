@@ -1,0 +1,264 @@
+//! Whether tiles that win alone win in their model: a tile's time beside what runs before and after it is not its
+//! time alone. So the whole model runs with and without them, in turns, and they are taken only where it is
+//! clearly faster.
+
+use crate::cmd::{bench, model_inputs, views};
+use crate::exit::Failure;
+use crate::pipeline::Context;
+use crate::tiles::{Timed, Tried};
+use crate::tuned::MeasuredWhole;
+use fqbin::{Binding, Program, TargetImage};
+use fqc_codegen::cuda::Layer;
+use fqc_codegen::cuda::exchange::{self, Exchange, Instance};
+use fqc_codegen::cuda::tuning::{BUCKETS, Tile};
+use fqrt::{Gpu, Model, Session, SessionOptions};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A tile is tried in the model if alone it is so many times faster than the one there; it is taken without that
+/// if the model has no sizes to try it with, and it is so many times faster.
+const HOPEFUL: f64 = 1.01;
+const CLEAR: f64 = 1.1;
+
+/// A model is clearly faster if its time is less than this share of the other's, in the median of the rounds and,
+/// whatever the share, in all of them but one.
+const SHARE: f64 = 0.998;
+const ROUNDS: usize = 8;
+
+/// Nanoseconds of replays before the timed ones, and of those of a turn.
+const WARM_NS: u64 = 20_000_000;
+const TURN_NS: u64 = 10_000_000;
+
+/// Tokens of a row of a batch, the dearest first.
+const TOKENS: [usize; 6] = [128, 64, 32, 16, 256, 512];
+
+/// Tiles that win alone, of gemms that are alike but for their sizes, for a number of rows.
+struct Group<'t> {
+    /// Index of the number of rows.
+    rows: usize,
+    /// The steps of each gemm, its kernel there, and the one to try.
+    gemms: Vec<Gemm<'t>>,
+}
+
+struct Gemm<'t> {
+    /// Index of the layer.
+    layer: usize,
+    steps: Vec<usize>,
+    tile: Tile,
+    instance: &'t Instance,
+}
+
+/// What a model takes: by layer and number of rows.
+pub type Taken = BTreeMap<(usize, usize), Tile>;
+
+/// The tiles that the gemms of `image` take in place of those of the model of their time, and the whole times.
+/// `tried` has each layer's results by number of rows, all the same numbers.
+pub fn settle(
+    gpu: &Gpu,
+    image: &TargetImage,
+    tried: &[(Layer, Vec<Tried>)],
+    cx: &Context<'_>,
+) -> Result<(Taken, Vec<MeasuredWhole>), Failure> {
+    let numbers: Vec<usize> =
+        tried.first().map_or(vec![], |(_, t)| t.iter().map(|t| t.rows).collect());
+    let shapes: Vec<_> = numbers.iter().map(|&rows| shapes(&image.program, rows)).collect();
+    let mut taken = Taken::new();
+    let mut groups: Vec<Vec<Group<'_>>> = Vec::new();
+    for (at, &rows) in numbers.iter().enumerate() {
+        let mut alike: BTreeMap<String, Group<'_>> = BTreeMap::new();
+        for (index, (layer, results)) in tried.iter().enumerate() {
+            let result = &results[at];
+            let Some((best, gain, own)) = better(result) else { continue };
+            let steps = exchange::steps(&image.program, rows, own);
+            if shapes[at].is_none() || steps.is_empty() {
+                if gain >= CLEAR {
+                    taken.insert((index, rows), best.tile);
+                }
+                continue;
+            }
+            let Some(instance) = &best.instance else { continue };
+            let kind = format!("{} {} {}", kind(layer), result.model, best.tile);
+            let group = alike.entry(kind).or_insert(Group { rows: at, gemms: Vec::new() });
+            group.gemms.push(Gemm { layer: index, steps, tile: best.tile, instance });
+        }
+        groups.push(alike.into_values().collect());
+    }
+    let plain = gpu.model(image.clone())?;
+    let race = |other: &Arc<Model>, at: usize| match &shapes[at] {
+        Some(shapes) => run_both(&plain, other, shapes, cx).map(Some),
+        None => Ok(None),
+    };
+    // One group of each number of rows at a time: they do not meet.
+    let mut winners: Vec<&Group<'_>> = Vec::new();
+    for turn in 0..groups.iter().map(Vec::len).max().unwrap_or(0) {
+        let now: Vec<_> = groups.iter().filter_map(|groups| groups.get(turn)).collect();
+        let other = gpu.model(with(image, &now, &numbers))?;
+        for group in now {
+            if race(&other, group.rows)?.is_some_and(|times| times.clearly_faster()) {
+                winners.push(group);
+            }
+        }
+    }
+    let other = gpu.model(with(image, &winners, &numbers))?;
+    let mut whole = Vec::new();
+    for (at, &rows) in numbers.iter().enumerate() {
+        let Some(times) = race(&other, at)? else { continue };
+        let own = winners.iter().filter(|group| group.rows == at).flat_map(|group| &group.gemms);
+        let won: Vec<_> = own.map(|gemm| ((gemm.layer, rows), gemm.tile)).collect();
+        let faster = times.clearly_faster() && !won.is_empty();
+        whole.push(MeasuredWhole {
+            rows,
+            inputs: shapes[at].clone().unwrap_or_default(),
+            model_us: times.own,
+            us: times.other,
+            taken: faster,
+        });
+        taken.extend(won.into_iter().filter(|_| faster));
+    }
+    Ok((taken, whole))
+}
+
+/// What is fastest alone, how many times faster than the tile of the model of its time, and that one's kernel.
+fn better(tried: &Tried) -> Option<(&Timed, f64, &Instance)> {
+    let (best, own) = (tried.fastest()?, tried.of(tried.model)?);
+    let gain = own.us / best.us;
+    (best.tile != tried.model && gain >= HOPEFUL).then_some((best, gain, own.instance.as_ref()?))
+}
+
+/// What layers share that differ in sizes.
+fn kind(layer: &Layer) -> String {
+    let Layer { weights, epilogue, extras, output, .. } = layer;
+    format!("{weights:?} {epilogue} {extras:?} {output:?} {}", layer.pair.is_some())
+}
+
+/// The image with the tiles of groups.
+fn with(image: &TargetImage, groups: &[&Group<'_>], numbers: &[usize]) -> TargetImage {
+    let Some(mut exchange) = Exchange::new(image.clone()) else { return image.clone() };
+    let mut layers: BTreeMap<usize, (&[usize], Vec<(usize, &Instance)>)> = BTreeMap::new();
+    for group in groups {
+        for gemm in &group.gemms {
+            let (steps, others) =
+                layers.entry(gemm.layer).or_insert_with(|| (&gemm.steps, Vec::new()));
+            if *steps == gemm.steps.as_slice() {
+                others.push((numbers[group.rows], gemm.instance));
+            }
+        }
+    }
+    for (steps, others) in layers.values() {
+        exchange.gemms(steps, others);
+    }
+    exchange.finish()
+}
+
+/// Shapes of the inputs, as `NAME=AxB`, with which most gemms have more than the next smaller of [`BUCKETS`] and up
+/// to `rows` rows; of several, those with the most rows.
+fn shapes(program: &Program, rows: usize) -> Option<Vec<String>> {
+    let below = BUCKETS.into_iter().filter(|&bucket| bucket < rows).max().unwrap_or(0);
+    let batch = program.batch.map_or(0, |batch| batch.index());
+    let mut best: Option<(usize, usize, Vec<String>)> = None;
+    let of_tokens = |tokens: usize| (rows / tokens, tokens);
+    for (items, tokens) in TOKENS.map(of_tokens).into_iter().chain([(1, rows), (rows, 1)]) {
+        let mut symbols = vec![tokens as i64; program.symbols.len()];
+        if let Some(batch) = symbols.get_mut(batch) {
+            *batch = items.max(1) as i64;
+        }
+        let mut values = Vec::new();
+        if fqbin::eval_all(&program.exprs, &program.symbols, &symbols, &mut values).is_err() {
+            continue;
+        }
+        let shape = |port: &fqbin::Port| -> Vec<usize> {
+            port.shape.iter().map(|dim| usize::try_from(values[dim.index()]).unwrap_or(0)).collect()
+        };
+        let ports: Vec<Vec<usize>> = program.inputs.iter().map(shape).collect();
+        let views: Vec<&[usize]> = ports.iter().map(Vec::as_slice).collect();
+        if ports.iter().any(Vec::is_empty) || Binding::new(program, &views).is_err() {
+            continue;
+        }
+        let gemms = (0..program.steps.len()).filter(|&step| exchange::in_tiles(program, step));
+        let works: Vec<usize> = gemms
+            .map(|step| usize::try_from(values[program.steps[step].work.index()]).unwrap_or(0))
+            .filter(|work| (below + 1..=rows).contains(work))
+            .collect();
+        let most = works.iter().copied().max().unwrap_or(0);
+        if works.is_empty()
+            || best.as_ref().is_some_and(|(n, m, _)| (*n, *m) >= (works.len(), most))
+        {
+            continue;
+        }
+        let text = |(port, shape): (&fqbin::Port, &Vec<usize>)| {
+            let sizes: Vec<String> = shape.iter().map(usize::to_string).collect();
+            format!("{}={}", port.name, sizes.join("x"))
+        };
+        let texts = program.inputs.iter().zip(&ports).map(text).collect();
+        best = Some((works.len(), most, texts));
+    }
+    best.map(|(_, _, shapes)| shapes)
+}
+
+/// Times of two models that took turns.
+struct Times {
+    /// Microseconds, medians of the rounds.
+    own: f64,
+    other: f64,
+    /// The other's by the own, by round, ascending.
+    shares: Vec<f64>,
+}
+
+impl Times {
+    fn clearly_faster(&self) -> bool {
+        let n = self.shares.len();
+        n > 1 && self.shares[n / 2] < SHARE && self.shares[n - 2] < 1.0
+    }
+}
+
+fn run_both(
+    own: &Arc<Model>,
+    other: &Arc<Model>,
+    shapes: &[String],
+    cx: &Context<'_>,
+) -> Result<Times, Failure> {
+    let batch = bench::inputs(shapes, &model_inputs(own))?;
+    let mut sessions = Vec::new();
+    for model in [own, other] {
+        let cancel = Some(cx.interrupt.flag());
+        let mut session = Session::new(model, SessionOptions { cancel, ..Default::default() })?;
+        session.run(&views(&batch))?;
+        let mut warm = 0;
+        while warm < WARM_NS {
+            warm += session.time_on_device(1)?.iter().sum::<u64>().max(1);
+        }
+        sessions.push(session);
+    }
+    let replay = sessions[0].time_on_device(1)?.iter().sum::<u64>().max(1);
+    let replays = (TURN_NS / replay).clamp(3, 100) as usize;
+    let mut turn = |index: usize| -> Result<f64, Failure> {
+        cx.interrupt.check()?;
+        let mut ns = sessions[index].time_on_device(replays)?;
+        ns.sort_unstable();
+        Ok(ns[ns.len() / 2] as f64 / 1e3)
+    };
+    let (mut owns, mut others, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        // Forth and back.
+        let (own, other) = match round % 2 {
+            0 => {
+                let own = turn(0)?;
+                (own, turn(1)?)
+            }
+            _ => {
+                let other = turn(1)?;
+                (turn(0)?, other)
+            }
+        };
+        owns.push(own);
+        others.push(other);
+        shares.push(other / own);
+    }
+    let median = |times: &mut Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let (own, other) = (median(&mut owns), median(&mut others));
+    shares.sort_by(f64::total_cmp);
+    Ok(Times { own, other, shares })
+}
