@@ -15,8 +15,8 @@ use fqrt::{Gpu, Model, Session, SessionOptions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A tile is tried in the model if alone it is so many times faster than the one there; it is taken without that
-/// if the model has no sizes to try it with, and it is so many times faster.
+/// A tile is tried in the model if alone it is so many times faster than the one there. Where no sizes of the
+/// inputs give so many rows, it is taken untried if it is so many times faster.
 const HOPEFUL: f64 = 1.01;
 const CLEAR: f64 = 1.1;
 
@@ -69,14 +69,14 @@ pub fn settle(
         for (index, (layer, results)) in tried.iter().enumerate() {
             let result = &results[at];
             let Some((best, gain, own)) = better(result) else { continue };
+            if shapes[at].is_none() && gain >= CLEAR {
+                taken.insert((index, rows), best.tile);
+            }
             let steps = exchange::steps(&image.program, rows, own);
+            let Some(instance) = &best.instance else { continue };
             if shapes[at].is_none() || steps.is_empty() {
-                if gain >= CLEAR {
-                    taken.insert((index, rows), best.tile);
-                }
                 continue;
             }
-            let Some(instance) = &best.instance else { continue };
             let kind = format!("{} {} {}", kind(layer), result.model, best.tile);
             let group = alike.entry(kind).or_insert(Group { rows: at, gemms: Vec::new() });
             group.gemms.push(Gemm { layer: index, steps, tile: best.tile, instance });

@@ -7,6 +7,7 @@
 use super::{check_folder, context, device, print, print_json};
 use crate::exit::{Exit, Failure, file_failure};
 use crate::file;
+use crate::fqcal::DataFile;
 use crate::interrupt::Interrupt;
 use crate::progress::Stage;
 use crate::report::GemmReport;
@@ -115,6 +116,7 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
 struct Manifest {
     #[serde(default)]
     gemms: Vec<GemmReport>,
+    tuned: Option<DataFile>,
 }
 
 /// The different gemms of a compiled model, how many steps are of each, and its image for Hopper.
@@ -135,6 +137,12 @@ fn read(path: &Path) -> Result<(Vec<(Layer, usize)>, TargetImage), Failure> {
             )));
         }
     };
+    if let Some(DataFile { name, .. }) = &manifest.tuned {
+        return Err(bad(format!(
+            "it has tiles of `{name}` already, with which none can be compared; compile it without \
+             `--tuned`"
+        )));
+    }
     let gemms = manifest.gemms.iter().enumerate();
     let layers = gemms.map(|(i, GemmReport { gemm, steps })| {
         let layer = gemm.parse().map_err(|e| bad(format!("gemms[{i}] in the manifest: {e}")))?;
