@@ -57,11 +57,41 @@ pub fn linear(graph: &Graph, id: NodeId) -> Option<(NodeId, NodeId)> {
     (value.shape.len() == 2 && float).then_some((x, w))
 }
 
-/// Whether a linear's result is, but for a bias, an output of the model.
+/// Whether a linear's result is, but for a bias, an output of the model. A residual is no bias.
 pub fn is_head(graph: &Graph, id: NodeId) -> bool {
+    let constant = |x: NodeId| matches!(graph.node(x).op, Op::Const(_));
     graph.is_output(id)
         || graph.single_user(id).is_some_and(|user| {
             matches!(graph.node(user).op, Op::Binary(fqc_ir::BinaryOp::Add))
                 && graph.is_output(user)
+                && graph.operands(user).into_iter().all(|x| x == id || constant(x))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fqc_ir::text;
+
+    /// A linear whose result is an output after `other` was added.
+    fn heads(other: &str) -> usize {
+        let lines = [
+            "graph @g {",
+            "  %x: f32[2,2] = input",
+            "  %w: f32[2,2] = const {dense=[1.0, 0.0, 0.0, 1.0]}",
+            "  %bias: f32[2,2] = const {dense=[0.5, 0.5, 0.5, 0.5]}",
+            "  %y: f32[2,2] = matmul %x, %w",
+            &format!("  %z: f32[2,2] = add {other}, %y"),
+            "  return %z as z",
+            "}",
+        ];
+        let graph = text::parse(&lines.join("\n"), &text::Blobs::new()).expect("a graph");
+        find(&graph, Heads::Quantized).len() - find(&graph, Heads::Float).len()
+    }
+
+    #[test]
+    fn the_last_layer_of_a_residual_stream_is_no_head() {
+        assert_eq!(heads("%bias"), 1);
+        assert_eq!(heads("%x"), 0);
+    }
 }
