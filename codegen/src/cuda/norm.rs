@@ -12,9 +12,9 @@ use crate::spec::Nest;
 /// Rows of a block that has a warp a row.
 const WARPS: u32 = 4;
 
-/// Longest row that one warp takes; longer ones have a block of [`WIDE`] threads.
+/// Longest row that one warp takes; longer ones have a block of [`WIDE`] threads, or of twice as many.
 const WARP_ROW: i64 = 1024;
-const WIDE: u32 = 256;
+const WIDE: i64 = 256;
 
 /// Elements of a row that a thread keeps in registers, at most.
 const KEPT: i64 = 32;
@@ -47,7 +47,11 @@ pub fn norm(step: &Step, norm: &Norm<'_>, elems: &[Elem]) -> Result<Call, String
     {
         return Err("norms are of f32; cast before".into());
     }
-    let threads = if n <= WARP_ROW { 32 } else { i64::from(WIDE) };
+    let threads = match n {
+        ..=WARP_ROW => 32,
+        _ if n <= WIDE * KEPT => WIDE,
+        _ => 2 * WIDE,
+    };
     let views: Vec<&View> = [x].into_iter().chain(&step.results).collect();
     let lane = |v: &View| {
         v.strides.last().and_then(Dim::as_const) == Some(1)
@@ -256,7 +260,7 @@ pub fn norm(step: &Step, norm: &Norm<'_>, elems: &[Elem]) -> Result<Call, String
     }
     t.line("}");
     let ops = x.count() * Dim::from(8i64);
-    let block = if threads == 32 { 32 * WARPS } else { WIDE };
+    let block = if stays { threads as u32 } else { 32 * WARPS };
     let call = t.finish(block, items, rows.count(), ops);
     // What a thread keeps of this row, the next and the tables, and what it computes with.
     let registers = chunks * width * (2 + columns.len() as i64) + 3 * digits + 40;

@@ -169,7 +169,7 @@ const KINDS: [NormKind; 2] = [NormKind::Rms, NormKind::Layer];
 /// Codes and digits against sums of f64: nowhere further off than one.
 pub fn check(device: &Device, only: &str) -> Result<()> {
     let mut count = 0;
-    for width in WIDTHS.into_iter().chain([20, 1000, 1024, 1028, 2050, 8192]) {
+    for width in WIDTHS.into_iter().chain([20, 1000, 1024, 1028, 2050, 8192, 9216, 16384]) {
         for (kind, tailed) in KINDS.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
             let norm = Norm::new(device, kind, width, tailed)?;
             if timing::wanted(&norm.name(), only) {
