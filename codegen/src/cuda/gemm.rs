@@ -155,11 +155,12 @@ struct Epilogue {{
 fn instance(
     gemm: &Gemm,
     max_rows: i64,
-    Tile { tokens, split }: Tile,
+    tile: Tile,
     words: usize,
     staged: bool,
     writer: &str,
 ) -> Result<Instance, String> {
+    let Tile { tokens, split } = tile;
     let k = gemm.k * operand_bytes(gemm);
     let k_blocks = hopper::k_blocks(k);
     let most = u32::try_from(k_blocks).unwrap_or(u32::MAX);
@@ -168,7 +169,7 @@ fn instance(
         blocks: 1,
         tokens,
         stages: 2,
-        cluster: 1,
+        cluster: tile.cluster(),
         split,
         // The generated epilogue writes, codes through what would be their stage.
         output: match staged {

@@ -10,7 +10,10 @@ use std::str::FromStr;
 pub const BUCKETS: [usize; 7] = [16, 64, 128, 256, 512, 1024, 4096];
 
 /// Tokens of a tile that are considered.
-const TOKENS: [u32; 4] = [16, 32, 64, 128];
+const TOKENS: [u32; 5] = [16, 32, 64, 128, WIDE];
+
+/// Tokens of the largest tile, of codes alone. Two neighbouring blocks share them, and neither shares K.
+const WIDE: u32 = 256;
 
 /// Parts of K that are considered.
 const SPLITS: [u32; 4] = [1, 2, 4, 8];
@@ -18,8 +21,8 @@ const SPLITS: [u32; 4] = [1, 2, 4, 8];
 /// Channels of a tile.
 const CHANNELS: usize = 128;
 
-/// Multiprocessors, each with one block at a time; and how many blocks run at a time that come in
-/// clusters, which do not cross the GPU's parts.
+/// Multiprocessors, each with one block at a time, alone or in pairs; and how many blocks run at a time that
+/// share K in clusters, which do not cross the GPU's parts.
 const PROCESSORS: usize = 132;
 const IN_CLUSTERS: usize = 112;
 
@@ -46,6 +49,20 @@ pub struct Tile {
     pub split: u32,
 }
 
+impl Tile {
+    /// Neighbouring blocks that share its tokens.
+    pub fn cluster(self) -> u32 {
+        if self.tokens == WIDE { 2 } else { 1 }
+    }
+
+    /// Every tile that there is.
+    fn all() -> impl Iterator<Item = Tile> {
+        let tiles =
+            TOKENS.into_iter().flat_map(|tokens| SPLITS.map(|split| Tile { tokens, split }));
+        tiles.filter(|tile| tile.cluster() == 1 || tile.split == 1)
+    }
+}
+
 impl fmt::Display for Tile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{CHANNELS}x{}_k{}", self.tokens, self.split)
@@ -56,9 +73,8 @@ impl FromStr for Tile {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let all = TOKENS.iter().flat_map(|&tokens| SPLITS.map(|split| Tile { tokens, split }));
-        let mut all = all.filter(|tile| tile.to_string() == name);
-        all.next()
+        Tile::all()
+            .find(|tile| tile.to_string() == name)
             .ok_or_else(|| format!("no tile `{name}`; there are those like `{CHANNELS}x64_k2`"))
     }
 }
@@ -68,22 +84,25 @@ fn k_blocks(k: usize, weights: Weights) -> usize {
     pack::k_blocks(if weights.float() { k * 2 } else { k })
 }
 
-/// The tiles that a gemm could take: K is split into no more parts than it has blocks, and sums of
-/// halves are not handed over between blocks.
+/// The tiles that a gemm could take: K is split into no more parts than it has blocks, sums of halves are
+/// not handed over between blocks, and are of 128 tokens at most.
 pub fn candidates(k: usize, weights: Weights) -> Vec<Tile> {
-    let most = if weights.float() { 1 } else { k_blocks(k, weights).max(1) };
-    let all = TOKENS.iter().flat_map(|&tokens| SPLITS.map(|split| Tile { tokens, split }));
-    all.filter(|tile| tile.split as usize <= most).collect()
+    let (most, wide) = match weights.float() {
+        true => (1, false),
+        false => (k_blocks(k, weights).max(1), true),
+    };
+    Tile::all().filter(|tile| tile.split as usize <= most && (wide || tile.tokens < WIDE)).collect()
 }
 
 /// Microseconds of `m` tokens by `n` channels with `k_blocks` blocks of 128 bytes of K, of which one
 /// takes `block_bytes` for 64 channels.
 pub fn cost(tile: Tile, m: usize, n: usize, k_blocks: usize, block_bytes: usize) -> f64 {
     let (tokens, split) = (tile.tokens as usize, tile.split as usize);
-    let tiles = n.div_ceil(CHANNELS) * m.div_ceil(tokens);
+    let cluster = tile.cluster() as usize;
+    let tiles = n.div_ceil(CHANNELS).next_multiple_of(cluster) * m.div_ceil(tokens);
     let room = if split > 1 { IN_CLUSTERS } else { PROCESSORS };
     let waves = (tiles * split).div_ceil(room) as f64;
-    let bytes = (2 * block_bytes + tokens * BLOCK_K) as f64;
+    let bytes = (2 * block_bytes + tokens / cluster * BLOCK_K) as f64;
     let products = (CHANNELS * tokens * BLOCK_K) as f64;
     let stage = (bytes / BYTES_US).max(products / PRODUCTS_US);
     let epilogue = EPILOGUE_US + EPILOGUE_TOKEN_US * tokens as f64;
@@ -126,13 +145,14 @@ mod tests {
             assert_eq!(tile.to_string().parse(), Ok(tile));
         }
         assert!("128x99_k1".parse::<Tile>().unwrap_err().contains("no tile `128x99_k1`"));
-        assert_eq!(candidates(256, Weights::Int8).len(), 8);
+        assert_eq!(candidates(256, Weights::Int8).len(), 9);
         assert_eq!(candidates(256, Weights::Bf16).len(), 4);
     }
 
     #[test]
     fn few_rows_want_small_tiles_and_many_large_ones() {
         assert_eq!(best(16, 3072, 1024).tokens, 16);
-        assert_eq!(best(4096, 3072, 1024).tokens, 128);
+        assert!(best(4096, 3072, 1024).tokens >= 128);
+        assert_eq!(best(4096, 12288, 4352), Tile { tokens: WIDE, split: 1 });
     }
 }
