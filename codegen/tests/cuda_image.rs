@@ -257,12 +257,43 @@ fn plan() -> Plan {
     d.0
 }
 
+/// Where the rotation of queries and keys has its cosines and sines from.
+#[derive(Clone, Copy)]
+enum Angles {
+    /// Rows by batch and position.
+    ByToken,
+    /// Rows by position.
+    ByPosition,
+    /// Rows by position, others for each head.
+    ByHead,
+    /// Rows by batch and position, of queries and values.
+    NotKeys,
+}
+
 /// A layer of a decoder over codes: rotated queries and keys, attention that is quantised, a gated
 /// product that is quantised, a head that stays float.
-fn layer() -> Plan {
+fn layer(angles: Angles) -> Plan {
     let (b, s) = (Dim::sym("batch"), Dim::sym("seq"));
     let mut d = Draft::default();
     let x = d.input("x", Elem::F32, &[b.clone(), s.clone(), Dim::from(192i64)]);
+    let shape = match angles {
+        Angles::ByToken | Angles::NotKeys => vec![b.clone(), s.clone(), Dim::from(32i64)],
+        Angles::ByPosition => vec![s.clone(), Dim::from(32i64)],
+        Angles::ByHead => vec![Dim::from(2i64), s.clone(), Dim::from(32i64)],
+    };
+    let tables = ["cos", "sin"].map(|name| d.input(name, Elem::F32, &shape));
+    let head = s.clone() * Dim::from(32i64);
+    let [by_batch, by_head] = match angles {
+        Angles::ByToken | Angles::NotKeys => [head, Dim::zero()],
+        Angles::ByPosition => [Dim::zero(), Dim::zero()],
+        Angles::ByHead => [Dim::zero(), head],
+    };
+    let table = |i: usize, half: i64| View {
+        offset: Dim::from(half),
+        shape: vec![b.clone(), Dim::from(2i64), s.clone(), Dim::from(16i64)],
+        strides: vec![by_batch.clone(), by_head.clone(), Dim::from(32i64), Dim::one()],
+        ..tables[i].clone()
+    };
     let codes =
         |d: &mut Draft, kernel: &dyn Fn(RowQuantize) -> Kernel, mut args: Vec<View>, base| {
             let quantize = RowQuantize { signed: true, bits: 8, base, tail: 2, padded: base + 64 };
@@ -292,15 +323,19 @@ fn layer() -> Plan {
         ..qkv.clone()
     };
     let mut turned = Vec::new();
-    for start in [0i64, 64] {
+    let keys = !matches!(angles, Angles::NotKeys);
+    for start in [0i64, if keys { 64 } else { 128 }] {
         let whole = [b.clone(), Dim::from(2i64), s.clone(), Dim::from(32i64)];
         let result = d.arena(Elem::F32, &whole);
         for half in [0i64, 16] {
             let mut to = View { offset: Dim::from(half), ..result.clone() };
             to.shape[3] = Dim::from(16i64);
-            let args = vec![part(start + half, 16), part(start + 16 - half, 16)];
-            let turn = Expr::binary(BinaryOp::Sub, Expr::arg(0), Expr::arg(1));
-            d.step(Kernel::Pointwise(turn), args, &to);
+            let own = [part(start + half, 16), table(0, half)];
+            let other = [part(start + 16 - half, 16), table(1, half)];
+            let op = if half == 0 { BinaryOp::Sub } else { BinaryOp::Add };
+            let product = |a, b| Expr::binary(BinaryOp::Mul, Expr::arg(a), Expr::arg(b));
+            let turn = Expr::binary(op, product(0, 1), product(2, 3));
+            d.step(Kernel::Pointwise(turn), [own, other].concat(), &to);
         }
         turned.push(result);
     }
@@ -313,7 +348,8 @@ fn layer() -> Plan {
     };
     let precision = Precision::Bf16;
     let attention = Kernel::Attention { scale: 0.125, causal: true, mask: false, precision };
-    d.step(attention, vec![turned[0].clone(), turned[1].clone(), part(128, 32)], &attended);
+    turned.insert(if keys { 2 } else { 1 }, part(if keys { 128 } else { 64 }, 32));
+    d.step(attention, turned, &attended);
     let shape = vec![b.clone(), s.clone(), Dim::from(64i64)];
     let strides = vec![s.clone() * Dim::from(64i64), Dim::from(64i64), Dim::one()];
     let quantised = |quantize| Kernel::Quantize { expr: Expr::arg(0), quantize };
@@ -423,19 +459,27 @@ fn every_family_compiles_into_a_sound_file() {
 
 #[test]
 fn steps_that_belong_together_are_one_launch() {
-    let plan = layer();
-    fqc_ir::plan::verify(&plan).unwrap_or_else(|faults| panic!("{faults:?}"));
-    let families = |arch| -> Vec<String> {
+    let families = |angles, arch| -> Vec<String> {
+        let plan = layer(angles);
+        fqc_ir::plan::verify(&plan).unwrap_or_else(|faults| panic!("{faults:?}"));
         let image = generate(&plan, arch, &compiler()).unwrap_or_else(|error| panic!("{error}"));
         fqbin::verify(&image.program, image.weights.len() as u64).expect("a sound program");
         image.program.steps.iter().map(|s| s.family.clone()).collect()
     };
     // Four rotations and a copy of the values; attention with its codes; the gated product.
-    let before = ["rms_norm", "gemm_i8", "pointwise", "attention"];
+    let before = ["rms_norm", "gemm_i8"];
     let after = ["gemm_i8", "rms_norm", "gemm_bf16"];
-    let want = |gated: &[&'static str]| [&before[..], gated, &after[..]].concat();
-    assert_eq!(families(Arch::Sm90a), want(&["gemm_i8"]));
-    assert_eq!(families(Arch::Sm80), want(&["gemm_i8", "quantize"]));
+    let want = |turned: &[&'static str], gated: &[&'static str]| {
+        [&before[..], turned, &["attention"], gated, &after[..]].concat()
+    };
+    // A gemm turns what it makes, if the angles are those of the row.
+    assert_eq!(families(Angles::ByToken, Arch::Sm90a), want(&[], &["gemm_i8"]));
+    assert_eq!(families(Angles::ByPosition, Arch::Sm90a), want(&[], &["gemm_i8"]));
+    assert_eq!(families(Angles::ByHead, Arch::Sm90a), want(&["pointwise"], &["gemm_i8"]));
+    // Keys in another order of channels than queries would be wrong.
+    assert_eq!(families(Angles::NotKeys, Arch::Sm90a), want(&["pointwise"], &["gemm_i8"]));
+    let apart = want(&["pointwise"], &["gemm_i8", "quantize"]);
+    assert_eq!(families(Angles::ByToken, Arch::Sm80), apart);
 }
 
 /// A layer of INT4 weights over codes of `bits`.

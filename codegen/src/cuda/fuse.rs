@@ -6,7 +6,9 @@ use fqc_ir::expr::Expr;
 use fqc_ir::plan::{Kernel, Place, Plan, Precision, RowQuantize, Step, View};
 
 use super::text::divides;
+use super::turned::Rotary;
 use super::{Arch, attention, pair};
+use std::collections::BTreeMap;
 
 /// Element-wise steps of one launch at most.
 const MOST_PARTS: usize = 8;
@@ -29,10 +31,18 @@ pub enum Kind {
     AttentionCodes { attention: Step, codes: RowQuantize },
     /// A gemm, with its columns as pairs, and the quantisation of two of its parts.
     Pairs { expr: Expr, codes: RowQuantize },
+    /// A gemm that turns queries and keys.
+    Turned(Rotary),
 }
 
-/// A plan's steps as launches, in order. Constants of a gemm of pairs become what it reads.
-pub fn units(plan: &mut Plan, arch: Arch, paired: &mut pair::Columns) -> Vec<Unit> {
+/// A plan's steps as launches, in order. Constants of a gemm of pairs become what it reads; gemms whose
+/// results are in the buffers of `turned` turn them.
+pub fn units(
+    plan: &mut Plan,
+    arch: Arch,
+    paired: &mut pair::Columns,
+    mut turned: BTreeMap<usize, Rotary>,
+) -> Vec<Unit> {
     let mut units = Vec::new();
     let steps = std::mem::take(&mut plan.steps);
     let readers = readers(plan, &steps);
@@ -40,7 +50,10 @@ pub fn units(plan: &mut Plan, arch: Arch, paired: &mut pair::Columns) -> Vec<Uni
     while let Some(first) = rest.first() {
         let parts = independent(rest);
         let next = rest.get(1);
-        let unit = if parts > 1 {
+        let rotary = turned.remove(&first.results[0].buffer.0);
+        let unit = if let Some(rotary) = rotary {
+            Unit { step: first.clone(), kind: Kind::Turned(rotary) }
+        } else if parts > 1 {
             together(plan, &rest[..parts])
         } else {
             let fused = next.and_then(|next| {
@@ -66,7 +79,7 @@ impl Unit {
     /// Steps of the plan in it.
     fn steps(&self) -> usize {
         match &self.kind {
-            Kind::Alone => 1,
+            Kind::Alone | Kind::Turned(_) => 1,
             Kind::Together(parts) => parts.len(),
             Kind::AttentionCodes { .. } | Kind::Pairs { .. } => 2,
         }

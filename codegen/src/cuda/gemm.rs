@@ -12,6 +12,7 @@ use fqc_kernels::pack;
 
 use super::epilogue::{Epilogue, epilogue};
 use super::text::{Text, divides};
+use super::turned::Rotary;
 use super::writer::{self, Pairing};
 
 /// Stages at most; more than K has blocks would stay empty.
@@ -23,6 +24,15 @@ pub struct Instance {
     pub source: String,
     /// What the launch has to know.
     pub attrs: Vec<(&'static str, i64)>,
+}
+
+/// What passes through shared memory on its way out.
+#[derive(Clone, Copy)]
+enum Staging {
+    None,
+    Codes,
+    /// To be turned.
+    Floats,
 }
 
 /// A gemm as the program will have it.
@@ -69,18 +79,24 @@ fn operand_bytes(gemm: &Gemm) -> usize {
 
 /// A gemm that fits, as it stores elements of `stored`. With a `pairing` its columns are pairs that
 /// become one code each, the step's last arguments are the tables of these codes, and `gemm` has the
-/// columns that there then are. `tiles` are by growing numbers of rows up to which each is taken.
+/// columns that there then are. With a `rotary` the step's last arguments are its tables. `tiles` are by
+/// growing numbers of rows up to which each is taken.
 pub fn gemm(
     step: &Step,
     gemm: &Gemm,
     stored: Elem,
     pairing: Option<&Pairing<'_>>,
+    rotary: Option<&Rotary>,
     tiles: Vec<(i64, Tile)>,
 ) -> Result<Call, String> {
     let x = &step.args[0];
     let args = step.args.len() + step.results.len();
     let mut t = Text::of_run_time_sizes(step);
-    let more = if pairing.is_some() { 2 } else { 0 };
+    let more = match (pairing, rotary) {
+        (Some(pairing), _) => pairing.tables.len(),
+        (None, Some(rotary)) => rotary.tables.len(),
+        (None, None) => 0,
+    };
     let mut e = epilogue(step, gemm, stored, more, true, &mut t)?;
     let staged = writer::staged(step, gemm, pairing);
     if let Some(pairing) = pairing {
@@ -89,9 +105,15 @@ pub fn gemm(
         }
         e.pair(pairing);
     }
-    match staged {
-        true => writer::through_shared(&e, pairing, &mut t)?,
-        false => writer::direct(step, gemm, stored, &e, &mut t),
+    let staging = match (staged, rotary) {
+        (true, _) => Staging::Codes,
+        (false, Some(_)) => Staging::Floats,
+        (false, None) => Staging::None,
+    };
+    match (staging, rotary) {
+        (Staging::Codes, _) => writer::through_shared(&e, pairing, &mut t)?,
+        (_, Some(rotary)) => rotary.write(&e, &mut t),
+        _ => writer::direct(step, gemm, stored, &e, &mut t),
     }
     // The distance between rows of codes comes first; the launch needs it, the kernel does not.
     let (body, sizes) = t.with_sizes(args + 1);
@@ -101,7 +123,7 @@ pub fn gemm(
     let writer = printed(gemm, &e, words, "GemmArguments", &body);
     let instances = tiles
         .into_iter()
-        .map(|(max_rows, tile)| instance(gemm, max_rows, tile, words, staged, &writer))
+        .map(|(max_rows, tile)| instance(gemm, max_rows, tile, words, staging, &writer))
         .collect::<Result<Vec<_>, _>>()?;
     let ops = x.shape[0].clone() * Dim::from(2 * gemm.n * gemm.depth);
     Ok(Call { instances, dims, rows: x.shape[0].clone(), ops })
@@ -157,7 +179,7 @@ fn instance(
     max_rows: i64,
     tile: Tile,
     words: usize,
-    staged: bool,
+    staging: Staging,
     writer: &str,
 ) -> Result<Instance, String> {
     let Tile { tokens, split } = tile;
@@ -171,11 +193,11 @@ fn instance(
         stages: 2,
         cluster: tile.cluster(),
         split,
-        // The generated epilogue writes, codes through what would be their stage.
-        output: match staged {
-            true if tokens >= 32 => Output::U8,
-            true => Output::F16,
-            false => Output::S32,
+        // The generated epilogue writes, through what would be the stage of such a result.
+        output: match staging {
+            Staging::Codes if tokens >= 32 => Output::U8,
+            Staging::Codes | Staging::Floats => Output::F16,
+            Staging::None => Output::S32,
         },
         activation: Activation::None,
         bias: false,

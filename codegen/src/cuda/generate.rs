@@ -16,7 +16,7 @@ use super::tuning::{Layer, Tuning};
 use super::writer::Pairing;
 use super::{
     Arch, Compiler, Error, attention_sm90, elementwise, gemm, gemm_sm80, halves, native, pair,
-    products, rows,
+    products, rotary, rows,
 };
 use crate::program::{Launch, Lowering};
 
@@ -87,7 +87,8 @@ impl Launches {
         let mut paired = pair::Columns::new();
         halves::narrow(&mut plan, arch);
         let native = native::weights(&plan, arch);
-        let units = fuse::units(&mut plan, arch, &mut paired);
+        let turned = rotary::fold(&mut plan, arch, &mut paired);
+        let units = fuse::units(&mut plan, arch, &mut paired, turned);
         Launches { plan, units, paired, native }
     }
 
@@ -156,7 +157,8 @@ fn packed_gemm(
     }
     let pairing = pairing(step, kind);
     let tiles = tuning.tiles(&Layer::of(own, stored, pairing.as_ref()));
-    gemm::gemm(step, own, stored, pairing.as_ref(), tiles)
+    let rotary = if let Kind::Turned(rotary) = kind { Some(rotary) } else { None };
+    gemm::gemm(step, own, stored, pairing.as_ref(), rotary, tiles)
 }
 
 /// What makes codes of a gemm's pairs, if it has any.
@@ -181,7 +183,7 @@ fn launch(plan: &Plan, unit: &Unit, arch: Arch) -> Result<attention::Forms, Stri
             let elem = plan.buffer(own.args[0].buffer).elem;
             attention::with_codes(own, &unit.step.results[0], codes, elem, arch)
         }
-        Kind::Pairs { .. } => Err("its weight is not packed for Hopper".into()),
+        Kind::Pairs { .. } | Kind::Turned(_) => Err("its weight is not packed for Hopper".into()),
     }
 }
 

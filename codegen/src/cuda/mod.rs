@@ -3,9 +3,9 @@
 //!
 //! Reading order: [`nvrtc`] (the compiler), [`notes`] (what its assembler says), [`cache`]; then
 //! [`generate`], which makes a target image of a plan: `halves` and `fuse` (what is
-//! kept as bf16, which steps are one launch; `pair`), `text` (one kernel), `expr` (scalar expressions), and the
+//! kept as bf16, which steps are one launch; `pair`, `rotary`), `text` (one kernel), `expr` (scalar expressions), and the
 //! families `elementwise`, `norm`, `rows`, `attention` with `attention_sm90`, `products`, `gemm`, `gemm_sm80`
-//! (`native`: what multiplies INT4 by INT4) with `epilogue` and `writer`. Which tiles a gemm takes says [`tuning`];
+//! (`native`: what multiplies INT4 by INT4) with `epilogue`, `writer` and `turned`. Which tiles a gemm takes says [`tuning`];
 //! [`trial`] makes programs that time one, [`exchange`] puts it into an image that is compiled already.
 
 mod attention;
@@ -26,10 +26,12 @@ pub mod notes;
 pub mod nvrtc;
 mod pair;
 mod products;
+mod rotary;
 mod rows;
 mod text;
 pub mod trial;
 pub mod tuning;
+mod turned;
 mod writer;
 
 pub use cache::{Cache, Compiler};

@@ -127,7 +127,7 @@ fn numbers<T>(plan: &Plan, view: &View, read: impl Fn([u8; 4]) -> T) -> Option<V
 }
 
 /// A table by column, in the order of `columns`, which no other step reads.
-fn by_column(plan: &mut Plan, view: &View, columns: &[Option<usize>]) -> Option<View> {
+pub(super) fn by_column(plan: &mut Plan, view: &View, columns: &[Option<usize>]) -> Option<View> {
     let Place::Const(table) = &plan.buffer(view.buffer).place else { return None };
     let words: Vec<[u8; 4]> =
         table.bytes.as_slice().chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]).collect();
