@@ -7,8 +7,12 @@ One JSON object a line. Everything is replayed from CUDA graphs after 100 ms of 
 `compare` prints how much faster our layers are, with the given share of weights as INT4.
 """
 
+import glob
 import json
 import math
+import os
+import re
+import subprocess
 import sys
 
 import torch
@@ -172,6 +176,23 @@ def layers():
                 json.dumps(
                     {"layer": name, "batch": batch, "length": length, "name": "torch FP16 compiled",
                      "us": round(best * 1e3, 1), "weight_bytes": weight_bytes}
+                ),
+                flush=True,
+            )
+
+
+def compiled(devices, folder):
+    """Times what fqc compiled: files `LAYER.NAME.fqbin` of the layers above, by fqrt's example `devices`."""
+    shapes = [f"{batch}x{length}" for batch, length in SHAPES]
+    for path in sorted(glob.glob(os.path.join(folder, "*.fqbin"))):
+        layer, name = os.path.basename(path).removesuffix(".fqbin").rsplit(".", 1)
+        lines = subprocess.run([devices, path, "time", *shapes], capture_output=True, text=True, check=True).stdout
+        weight_bytes = int(lines.split()[0])
+        for (batch, length), us in zip(SHAPES, re.findall(r"median ([0-9.]+) us", lines)):
+            print(
+                json.dumps(
+                    {"layer": layer, "batch": batch, "length": length, "name": f"fqc {name}",
+                     "us": float(us), "weight_bytes": weight_bytes}
                 ),
                 flush=True,
             )

@@ -1,7 +1,7 @@
 //! Runs a file on the CPU and on a GPU and says how far apart they are, step by step; times the GPU.
 //!
 //!     devices MODEL.fqbin compare BATCHxTOKENS…   outputs and steps beside the CPU's
-//!     devices MODEL.fqbin time BATCHxTOKENS…      median time of replays on the GPU
+//!     devices MODEL.fqbin time BATCHxTOKENS…      bytes of weights, median time of replays on the GPU
 //!     devices MODEL.fqbin steps BATCHxTOKENS      time of each step on the GPU
 //!     devices MODEL.fqbin perplexity DEVICE TOKENS N   of windows of N tokens (i32) from a file
 
@@ -29,6 +29,7 @@ fn main() -> Fallible<()> {
         }
         ("time", shapes) => {
             let gpu = gpu()?;
+            println!("{} bytes of weights", weight_bytes(gpu.program()));
             shapes.iter().try_for_each(|shape| time(&gpu, parse(shape)?))
         }
         ("steps", [shape]) => steps(&gpu()?, parse(shape)?),
@@ -52,34 +53,104 @@ fn parse(shape: &str) -> Fallible<[usize; 2]> {
     Ok([batch.parse()?, tokens.parse()?])
 }
 
-/// Inputs of a text model: made-up token ids, masks of ones with a ragged end, zeros.
-fn inputs(model: &Model, [batch, tokens]: [usize; 2]) -> Vec<(String, Vec<i64>)> {
-    let mut state = 1u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 33) as usize
-    };
-    let ports = &model.program().inputs;
-    let of = |name: &str, next: &mut dyn FnMut() -> usize| {
-        let value = |i: usize, next: &mut dyn FnMut() -> usize| {
-            let (row, column) = (i / tokens, i % tokens);
-            match name {
-                n if n.contains("mask") => i64::from(column < tokens - row % 3),
-                n if n.contains("position") => column as i64,
-                n if n.contains("input_ids") => (1000 + next() % 3000) as i64,
-                _ => 0,
-            }
-        };
-        (0..batch * tokens).map(|i| value(i, next)).collect()
-    };
-    ports.iter().map(|p| (p.name.clone(), of(&p.name, &mut next))).collect()
+/// An input with its values.
+struct Input {
+    name: String,
+    shape: Vec<usize>,
+    values: Values,
 }
 
-fn views<'a>(
-    inputs: &'a [(String, Vec<i64>)],
-    shape: &'a [usize; 2],
-) -> Vec<(&'a str, TensorView<'a>)> {
-    inputs.iter().map(|(name, ids)| (name.as_str(), TensorView::of(shape, ids))).collect()
+enum Values {
+    Ids(Vec<i64>),
+    Floats(Vec<f32>),
+}
+
+impl Input {
+    fn view(&self) -> TensorView<'_> {
+        match &self.values {
+            Values::Ids(values) => TensorView::of(&self.shape, values),
+            Values::Floats(values) => TensorView::of(&self.shape, values),
+        }
+    }
+
+    fn elem(&self) -> Elem {
+        match self.values {
+            Values::Ids(_) => Elem::I64,
+            Values::Floats(_) => Elem::F32,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.values {
+            Values::Ids(values) => fqrt::bytes_of(values),
+            Values::Floats(values) => fqrt::bytes_of(values),
+        }
+    }
+}
+
+/// Made-up numbers.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.0 >> 33) as usize
+    }
+
+    /// About normal.
+    fn normal(&mut self) -> f32 {
+        (0..6).map(|_| (self.next() % 1024) as f32 / 512.0 - 1.0).sum::<f32>() / 2f32.sqrt()
+    }
+}
+
+/// Inputs of a text model: made-up token ids, masks of ones with a ragged end, zeros; or of a part of one:
+/// activations, of which every 25th channel is 20 times larger, cosines and sines of a rotary embedding.
+fn inputs(model: &Model, [batch, tokens]: [usize; 2]) -> Vec<Input> {
+    let mut random = Random(1);
+    let program = model.program();
+    let input = |port: &fqbin::Port| {
+        let size = |(axis, &dim)| {
+            let symbol = if axis == 0 { batch } else { tokens };
+            program.expr_text(dim).parse().unwrap_or(symbol)
+        };
+        let shape: Vec<usize> = port.shape.iter().enumerate().map(size).collect();
+        let count = shape.iter().product();
+        let values = match port.elem {
+            Elem::F32 => Values::Floats(floats_of(&port.name, &shape, count, &mut random)),
+            _ => Values::Ids((0..count).map(|i| id(&port.name, i, tokens, &mut random)).collect()),
+        };
+        Input { name: port.name.clone(), shape, values }
+    };
+    program.inputs.iter().map(input).collect()
+}
+
+fn id(name: &str, i: usize, tokens: usize, random: &mut Random) -> i64 {
+    let (row, column) = (i / tokens, i % tokens);
+    match name {
+        n if n.contains("mask") => i64::from(column < tokens - row % 3),
+        n if n.contains("position") => column as i64,
+        n if n.contains("input_ids") => (1000 + random.next() % 3000) as i64,
+        _ => 0,
+    }
+}
+
+fn floats_of(name: &str, shape: &[usize], count: usize, random: &mut Random) -> Vec<f32> {
+    let (width, tokens) = (shape[shape.len() - 1], shape[shape.len().saturating_sub(2)]);
+    let value = |i: usize| {
+        let (token, channel) = (i / width % tokens, i % width);
+        let half = (width / 2).max(1);
+        let angle = || token as f32 * 1e4f32.powf(-((channel % half) as f32) / half as f32);
+        match name {
+            "cos" => angle().cos(),
+            "sin" => angle().sin(),
+            _ => random.normal() * if channel % 25 == 7 { 20.0 } else { 1.0 },
+        }
+    };
+    (0..count).map(value).collect()
+}
+
+fn views(inputs: &[Input]) -> Vec<(&str, TensorView<'_>)> {
+    inputs.iter().map(|input| (input.name.as_str(), input.view())).collect()
 }
 
 /// What was written to a buffer, and by which step: the last of several.
@@ -121,7 +192,7 @@ fn compare(
     shape: [usize; 2],
 ) -> Fallible<()> {
     let inputs = inputs(gpu, shape);
-    let views = views(&inputs, &shape);
+    let views = views(&inputs);
     let mut on_cpu = Session::new(cpu, SessionOptions::default())?;
     let mut on_gpu = Session::new(gpu, SessionOptions::default())?;
     let (wanted, outputs) = observe(cpu, &mut on_cpu, &views)?;
@@ -169,7 +240,7 @@ fn compare(
     let replayed = on_gpu.run(&views)?;
     println!(
         "on the caller's stream and memory: equal {}",
-        enqueued(&mut on_gpu, &inputs, &shape, &replayed)?
+        enqueued(&mut on_gpu, &inputs, &replayed)?
     );
     for (name, want) in &outputs {
         let Some(wanted) = want.numbers::<f32>() else { continue };
@@ -193,24 +264,19 @@ fn compare(
 }
 
 /// Whether a run on memory and a stream of this program's own gives the same.
-fn enqueued(
-    session: &mut Session,
-    inputs: &[(String, Vec<i64>)],
-    shape: &[usize],
-    wanted: &Outputs,
-) -> Fallible<bool> {
+fn enqueued(session: &mut Session, inputs: &[Input], wanted: &Outputs) -> Fallible<bool> {
     let stream = CudaContext::new(0)?.new_stream()?;
-    let uploaded =
-        inputs.iter().map(|(_, ids)| stream.clone_htod(ids)).collect::<Result<Vec<_>, _>>()?;
+    let uploaded = inputs.iter().map(|input| stream.clone_htod(input.bytes()));
+    let uploaded = uploaded.collect::<Result<Vec<_>, _>>()?;
     let room = |(_, t): (&str, &Tensor)| stream.alloc_zeros::<u8>(t.bytes().len());
     let results = wanted.iter().map(room).collect::<Result<Vec<_>, _>>()?;
     stream.synchronize()?;
     let given: Vec<(&str, DeviceTensor<'_>)> = inputs
         .iter()
         .zip(&uploaded)
-        .map(|((name, _), ids)| {
-            let address = ids.device_ptr(&stream).0;
-            (name.as_str(), DeviceTensor { elem: Elem::I64, shape, address })
+        .map(|(input, bytes)| {
+            let address = bytes.device_ptr(&stream).0;
+            (input.name.as_str(), DeviceTensor { elem: input.elem(), shape: &input.shape, address })
         })
         .collect();
     let made: Vec<(&str, DeviceTensor<'_>)> = wanted
@@ -318,10 +384,19 @@ fn distance(a: &[f32], b: &[f32]) -> (f64, f64) {
     (if aa == 0.0 && bb == 0.0 { 1.0 } else { ab / (aa * bb).sqrt() }, far)
 }
 
+/// Of weights with their tables.
+fn weight_bytes(program: &fqrt::Program) -> u64 {
+    let bytes = |buffer: &fqbin::Buffer| match buffer.place {
+        Place::Weight { len, .. } => len,
+        _ => 0,
+    };
+    program.buffers.iter().map(bytes).sum()
+}
+
 fn time(model: &std::sync::Arc<Model>, shape: [usize; 2]) -> Fallible<()> {
     let inputs = inputs(model, shape);
     let mut session = Session::new(model, SessionOptions::default())?;
-    session.run(&views(&inputs, &shape))?;
+    session.run(&views(&inputs))?;
     session.time_on_device(200)?;
     let mut times = session.time_on_device(400)?;
     times.sort_unstable();
@@ -340,10 +415,10 @@ fn time(model: &std::sync::Arc<Model>, shape: [usize; 2]) -> Fallible<()> {
 fn steps(model: &std::sync::Arc<Model>, shape: [usize; 2]) -> Fallible<()> {
     let inputs = inputs(model, shape);
     let mut session = Session::new(model, SessionOptions::default())?;
-    session.run(&views(&inputs, &shape))?;
+    session.run(&views(&inputs))?;
     let mut best = vec![u64::MAX; model.program().steps.len()];
     for _ in 0..20 {
-        let (_, times) = session.run_profiled(&views(&inputs, &shape))?;
+        let (_, times) = session.run_profiled(&views(&inputs))?;
         best.iter_mut().zip(times).for_each(|(b, t)| *b = (*b).min(t));
     }
     for (step, time) in model.program().steps.iter().zip(best) {
@@ -357,8 +432,7 @@ fn perplexity(model: &std::sync::Arc<Model>, tokens: &[i64], n: usize) -> Fallib
     let mut session = Session::new(model, SessionOptions::default())?;
     let (mut loss, mut count) = (0.0, 0usize);
     for window in tokens.chunks_exact(n) {
-        let shape = [1, n];
-        let named: Vec<(String, Vec<i64>)> = model
+        let named: Vec<Input> = model
             .program()
             .inputs
             .iter()
@@ -368,10 +442,10 @@ fn perplexity(model: &std::sync::Arc<Model>, tokens: &[i64], n: usize) -> Fallib
                     name if name.contains("position") => (0..n as i64).collect(),
                     _ => window.to_vec(),
                 };
-                (port.name.clone(), values)
+                Input { name: port.name.clone(), shape: vec![1, n], values: Values::Ids(values) }
             })
             .collect();
-        let outputs = session.run(&views(&named, &shape))?.into_vec();
+        let outputs = session.run(&views(&named))?.into_vec();
         let logits = outputs[0].1.numbers::<f32>().ok_or("the first output is not f32 logits")?;
         let vocabulary = logits.len() / n;
         for (row, &next) in logits.chunks_exact(vocabulary).zip(&window[1..]) {
