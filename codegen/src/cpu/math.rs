@@ -3,7 +3,7 @@
 //! exp, log, sigmoid, silu and softplus 4 ulp; sin and cos 1 ulp for |x| <= 2^40 and some number in
 //! [-1, 1] beyond; gelu and gelu_tanh 2^-22 * max(|x|, 1) absolute; pow 1 ulp.
 
-use inkwell::FloatPredicate::{OEQ, OGE, OGT, OLT, ONE, UNO};
+use inkwell::FloatPredicate::{OEQ, OGE, OGT, OLT, ONE, UGE, UNO};
 use inkwell::IntPredicate::{EQ, SGT};
 
 use super::build::{Builder, Val};
@@ -33,11 +33,22 @@ fn scale<'c>(b: &Builder<'_, 'c>, p: Val<'c>, whole: Val<'c>, n: Val<'c>) -> Val
 
 /// `e^x`.
 pub fn exp<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    exp_above(b, x, -105.0)
+}
+
+/// `1 + e^x`. What e^-87 adds to 1 is lost already: nothing below is made, which would be denormal
+/// and cost some processors a hundred cycles.
+fn one_plus_exp<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
+    b.fadd(b.fconst(x.get_type(), 1.0), exp_above(b, x, -87.0))
+}
+
+/// `e^x` for x from `low`, at least -105, and that of `low` below.
+fn exp_above<'c>(b: &Builder<'_, 'c>, x: Val<'c>, low: f64) -> Val<'c> {
     let ty = x.get_type();
     let int = b.with_elem(ty, b.int(32));
     let c = |v: f64| b.fconst(ty, v);
     // The constant stands first so that NaN passes through.
-    let x = b.fmin(c(89.5), b.fmax(c(-105.0), x));
+    let x = b.fmin(c(89.5), b.fmax(c(low), x));
     let magic = c(12_582_912.0);
     let shifted = b.fma(x, c(std::f64::consts::LOG2_E), magic);
     let n = b.fsub(shifted, magic);
@@ -61,8 +72,8 @@ pub fn exp<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
     scale(b, p, n, bits)
 }
 
-/// `2^x` for sixteen x up to 0, within 2^-13 of it: for results that are rounded to bf16, which is
-/// sixteen times as coarse.
+/// `2^x` for sixteen x up to 0, within 2^-13 of it, and 0 below 2^-126: for results that are rounded
+/// to bf16, which is sixteen times as coarse.
 pub fn exp2_coarse<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
     let ty = x.get_type();
     let all = b.iconst(b.int(16), -1);
@@ -70,8 +81,10 @@ pub fn exp2_coarse<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
     let args = [x, b.i32c(1), b.zero(ty), all, b.i32c(4)];
     let f = b.call("llvm.x86.avx512.mask.reduce.ps.512", &[], &args);
     let p = horner(b, f, &EXP2);
-    // Multiplies by 2^floor(x).
-    let args = [p, x, b.zero(ty), all, b.i32c(4)];
+    // Multiplies by 2^floor(x). Products of bf16 take what is below 2^-126 for zero; to make such
+    // numbers costs some processors a hundred cycles.
+    let normal = b.fcmp(UGE, x, b.fconst(ty, -126.0));
+    let args = [p, x, b.zero(ty), b.bitcast(normal, b.int(16)), b.i32c(4)];
     b.call("llvm.x86.avx512.mask.scalef.ps.512", &[], &args)
 }
 
@@ -194,14 +207,12 @@ pub fn tanh<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
 
 /// `1 / (1 + e^-x)`.
 pub fn sigmoid<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
-    let one = b.fconst(x.get_type(), 1.0);
-    b.fdiv(one, b.fadd(one, exp(b, b.fneg(x))))
+    b.fdiv(b.fconst(x.get_type(), 1.0), one_plus_exp(b, b.fneg(x)))
 }
 
 /// `x / (1 + e^-x)`.
 pub fn silu<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
-    let one = b.fconst(x.get_type(), 1.0);
-    b.fdiv(x, b.fadd(one, exp(b, b.fneg(x))))
+    b.fdiv(x, one_plus_exp(b, b.fneg(x)))
 }
 
 /// `max(x, 0) - a * q(a)` for `a = |x|`, where `q` is the tail of the normal distribution. The
@@ -326,8 +337,7 @@ pub fn gelu_tanh<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
     let c = |v: f64| b.fconst(ty, v);
     let k = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
     let cubic = b.fma(b.fmul(x, x), c(-0.044_715 * k), c(-k));
-    let one = c(1.0);
-    b.fdiv(x, b.fadd(one, exp(b, b.fmul(cubic, x))))
+    b.fdiv(x, one_plus_exp(b, b.fmul(cubic, x)))
 }
 
 /// `max(x, 0) + ln(1 + e^-|x|)`.
