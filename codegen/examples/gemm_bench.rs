@@ -229,6 +229,7 @@ impl Case {
             operands: vec![Operand::PerColumn],
             output,
             out_stride: Stride::Const(n as i64),
+            pairs: None,
         };
         let begin = Instant::now();
         let context = Context::create();

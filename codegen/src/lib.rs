@@ -5,5 +5,7 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(any(feature = "cpu", feature = "cuda"))]
+mod parts;
 mod program;
 mod spec;

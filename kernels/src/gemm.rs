@@ -57,12 +57,25 @@ pub enum Operand {
     PerElement(Stride),
 }
 
+/// A gemm whose epilogue takes two columns of the weight at once and gives a row of codes with its
+/// tail: the groups of a panel come from two places of the weight.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Pairs {
+    /// First columns of the two arguments of the epilogue, multiples of [`pack::GROUP`].
+    pub starts: [usize; 2],
+    /// Entry of the kernel's run-time dims: codes of a row before the padding.
+    pub end: u32,
+}
+
 /// Everything that the code of a gemm depends on. Equal descriptions share one kernel.
 ///
 /// Buffers, in order: left operand, packed weight, for codes `scale` and `start`, the operands,
-/// for code output `inverse` and `lo`, the result. Dim 0 is M.
+/// for code output `inverse` and `lo`, the result. Dim 0 is M. With pairs, `lo` is that of the tail's
+/// codes alone, and behind it are their channels (i32, ascending) and the first of them in each panel
+/// (i32, one entry more than there are panels).
 #[derive(Clone, PartialEq, Debug)]
 pub struct GemmDesc {
+    /// Columns of the weight that are computed; with pairs two for each code before the tail.
     pub n: usize,
     /// Rows of the weight; for codes a multiple of [`pack::K_ALIGN`].
     pub k: usize,
@@ -76,6 +89,7 @@ pub struct GemmDesc {
     pub operands: Vec<Operand>,
     pub output: GemmOutput,
     pub out_stride: Stride,
+    pub pairs: Option<Pairs>,
 }
 
 /// A gemm step taken apart: the description of its code and what the call needs.
@@ -93,8 +107,36 @@ pub struct GemmCall {
 }
 
 impl GemmCall {
+    /// The call of a gemm whose result is that of `quantize`, over the two parts that begin at
+    /// `starts`; the step's arguments are those of [`GemmDesc`].
+    pub fn pairs(
+        step: &Step,
+        gemm: &plan::Gemm,
+        starts: [usize; 2],
+        quantize: &plan::RowQuantize,
+    ) -> Result<GemmCall, String> {
+        let mut call = GemmCall::unchecked(step, gemm)?;
+        let dims = &mut call.dims;
+        // Run-time numbers, so that layers whose tails differ share a kernel.
+        let mut number = |value: usize| {
+            dims.push(Dim::from(value));
+            (dims.len() - 1) as u32
+        };
+        let (end, padded) = (number(quantize.base + quantize.tail), number(quantize.padded));
+        call.desc.out_stride = Stride::Dim(padded);
+        call.desc.pairs = Some(Pairs { starts, end });
+        call.desc.check()?;
+        Ok(call)
+    }
+
     /// Takes a gemm step apart; the error says what does not fit.
     pub fn new(step: &Step, gemm: &plan::Gemm) -> Result<GemmCall, String> {
+        let call = GemmCall::unchecked(step, gemm)?;
+        call.desc.check()?;
+        Ok(call)
+    }
+
+    fn unchecked(step: &Step, gemm: &plan::Gemm) -> Result<GemmCall, String> {
         let a = step.args.first().ok_or("has no left operand")?;
         let result = step.results.first().ok_or("has no result")?;
         let rows = row_count(a)?;
@@ -122,8 +164,8 @@ impl GemmCall {
             operands,
             output: gemm.output,
             out_stride,
+            pairs: None,
         };
-        desc.check()?;
         let ops = rows.clone() * Dim::from((2 * desc.n * desc.depth) as i64);
         Ok(GemmCall { work: desc.work(&rows), grain: desc.grain(), ops, dims, desc })
     }
@@ -197,7 +239,8 @@ impl GemmDesc {
     pub fn buffers(&self) -> usize {
         let tables = if self.is_quantized() { 2 } else { 0 };
         let codes = if matches!(self.output, GemmOutput::Codes { .. }) { 2 } else { 0 };
-        2 + tables + self.operands.len() + codes + 1
+        let tail = if self.pairs.is_some() { 2 } else { 0 };
+        2 + tables + self.operands.len() + codes + tail + 1
     }
 
     /// What no kernel can be made for, as a sentence.
@@ -217,12 +260,22 @@ impl GemmDesc {
         if !self.is_quantized() && self.output == GemmOutput::I32 {
             return Err("a float gemm has no integer accumulators".to_owned());
         }
-        if self.epilogue.arity() > 1 + self.operands.len() {
+        let sums = if self.pairs.is_some() { 2 } else { 1 };
+        if self.epilogue.arity() > sums + self.operands.len() {
             return Err(format!(
                 "the epilogue uses {} arguments of {}",
                 self.epilogue.arity(),
-                1 + self.operands.len()
+                sums + self.operands.len()
             ));
+        }
+        if let Some(Pairs { starts, .. }) = self.pairs {
+            let codes = matches!(self.output, GemmOutput::Codes { .. }) && self.weight == Elem::I8;
+            if !codes || !self.operands.is_empty() || !self.n.is_multiple_of(PANEL) {
+                return Err(format!("pairs of {} columns of {}", self.n, self.weight));
+            }
+            if starts.iter().any(|start| !start.is_multiple_of(pack::GROUP)) {
+                return Err(format!("parts that begin at columns {starts:?}"));
+            }
         }
         Ok(())
     }
@@ -268,6 +321,7 @@ mod tests {
             operands: Vec::new(),
             output: GemmOutput::F32,
             out_stride: Stride::Const(n as i64),
+            pairs: None,
         }
     }
 

@@ -73,6 +73,18 @@ impl Call {
         self
     }
 
+    /// The call of a gemm.
+    pub fn gemm(call: GemmCall) -> Call {
+        Call {
+            dims: call.dims,
+            work: call.work,
+            grain: i64::try_from(call.grain).unwrap_or(i64::MAX),
+            scratch_bytes: Dim::from(call.desc.scratch_bytes() as i64),
+            ops: call.ops,
+            spec: Spec::Gemm(call.desc),
+        }
+    }
+
     /// Takes `step` apart.
     pub fn of(plan: &Plan, step: &Step) -> Result<Call, CpuError> {
         let elem = |view: &fqc_ir::plan::View| plan.buffer(view.buffer).elem;
@@ -85,15 +97,7 @@ impl Call {
         check(step)?;
         match &step.kernel {
             Kernel::Gemm(gemm) => {
-                let call = GemmCall::new(step, gemm).map_err(|r| unsupported(step, r))?;
-                Ok(Call {
-                    dims: call.dims,
-                    work: call.work,
-                    grain: i64::try_from(call.grain).unwrap_or(i64::MAX),
-                    scratch_bytes: Dim::from(call.desc.scratch_bytes() as i64),
-                    ops: call.ops,
-                    spec: Spec::Gemm(call.desc),
-                })
+                Ok(Call::gemm(GemmCall::new(step, gemm).map_err(|r| unsupported(step, r))?))
             }
             Kernel::MatMul => matmul::call(step, &elems),
             Kernel::Pointwise(expr) if nibbles::is_narrow(&elems) => {

@@ -8,7 +8,7 @@
 use fqbin::Level;
 use fqc_ir::Elem;
 use fqc_ir::plan::GemmOutput;
-use fqc_kernels::gemm::{PANEL, ROW_BLOCK, SCRATCH_TILE};
+use fqc_kernels::gemm::{PANEL, Pairs, ROW_BLOCK, SCRATCH_TILE};
 use fqc_kernels::pack::GROUP;
 use fqc_kernels::{GemmDesc, Operand, Stride};
 use inkwell::IntPredicate;
@@ -17,6 +17,7 @@ use super::CpuError;
 use super::build::{Builder, Code, Ty, Val};
 use super::gemm_amx::Amx;
 use super::gemm_epilogue;
+use super::gemm_pairs::PairBuffers;
 use super::gemm_weight::Weight;
 use super::tiles::Native;
 
@@ -85,6 +86,8 @@ pub(super) struct Gemm<'k, 'm, 'c> {
     pub operands: Vec<Val<'c>>,
     pub inverse: Option<Val<'c>>,
     pub lo: Option<Val<'c>>,
+    /// Where a panel's two groups are the two arguments of the epilogue.
+    pub pairs: Option<PairBuffers<'c>>,
     pub out: Val<'c>,
     /// Whether the result goes past the caches; `None` where it never does.
     pub streams: Option<Val<'c>>,
@@ -103,8 +106,12 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
             |wanted: bool| if wanted { (Some(buffer()), Some(buffer())) } else { (None, None) };
         let (scale, start) = pair(desc.is_quantized());
         let operands = desc.operands.iter().map(|_| buffer()).collect();
-        let codes = matches!(desc.output, GemmOutput::Codes { .. });
+        let codes = matches!(desc.output, GemmOutput::Codes { .. }) && desc.pairs.is_none();
         let (inverse, lo) = if codes { (Some(buffer()), Some(buffer())) } else { (None, None) };
+        let pairs = desc.pairs.map(|pairs| {
+            let [inverse, below, source, first] = [(); 4].map(|()| buffer());
+            PairBuffers { pairs, inverse, below, source, first }
+        });
         let out = buffer();
         let tile = b.offset(b.scratch(), b.i64c(SCRATCH_TILE as i64));
         let rows = b.dim(0);
@@ -120,6 +127,7 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
             operands,
             inverse,
             lo,
+            pairs,
             out,
             streams,
             tile,
@@ -172,7 +180,18 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
 
     /// A per-column table of four-byte elements at the first column of a panel.
     pub fn column_table(&self, table: Val<'c>, panel: Val<'c>) -> Val<'c> {
-        self.b.offset(table, self.b.mul(panel, self.b.i64c(4 * PANEL as i64)))
+        let (first, columns, _) = self.groups();
+        let first = self.b.offset(table, self.b.i64c(4 * first));
+        self.b.offset(first, self.b.mul(panel, self.b.i64c(4 * columns)))
+    }
+
+    /// First column of the first panel, columns from its first group to that of the next panel, and
+    /// to its own second group.
+    pub fn groups(&self) -> (i64, i64, i64) {
+        match self.desc.pairs {
+            None => (0, PANEL as i64, GROUP as i64),
+            Some(Pairs { starts: [x, y], .. }) => (x as i64, GROUP as i64, y as i64 - x as i64),
+        }
     }
 
     /// Walks the items of the call, tile by tile, over the weight as it is packed.

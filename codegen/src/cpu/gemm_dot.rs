@@ -133,7 +133,10 @@ impl<'c> Gemm<'_, '_, 'c> {
         if let Some(start) = start {
             for (i, first) in init.iter_mut().take((rows.count * groups) as usize).enumerate() {
                 let group = i as i64 % i64::from(groups);
-                *first = b.shl(b.load(ty, b.offset(start, b.i64c(64 * group)), 4), shift);
+                *first = b.shl(
+                    b.load(ty, b.offset(start, b.i64c(4 * self.groups().2 * group)), 4),
+                    shift,
+                );
             }
         }
         let pointers = self.row_pointers(rows);
@@ -261,8 +264,9 @@ impl<'c> Gemm<'_, '_, 'c> {
             let from = b.mul(group, b.i64c(at.weight.group_bytes));
             let from = b.offset(at.weight.first, b.add(from, b.mul(half, b.i64c(32))));
             let lines = Weight { first: from, ..at.weight };
-            let byte = b.mul(eight, b.i64c(32));
-            let (start, tile) = (b.offset(start, byte), b.offset(rows.tile, byte));
+            let column = b.mul(group, b.i64c(4 * self.groups().2));
+            let start = b.offset(start, b.add(column, b.mul(half, b.i64c(32))));
+            let tile = b.offset(rows.tile, b.mul(eight, b.i64c(32)));
             if at.weight.halves {
                 self.dot_avx2_i4(&pointers, lines, start, tile);
             } else {

@@ -12,6 +12,7 @@ use inkwell::IntPredicate;
 use super::build::{Builder, Ty, Val};
 use super::expr;
 use super::gemm::{Gemm, Tile};
+use super::gemm_pairs::PairTables;
 use super::quantize;
 
 /// Columns and bytes from which on a result of floats goes past the caches: logits, which are larger
@@ -55,6 +56,9 @@ pub(super) struct Epilogue<'g, 'k, 'm, 'c> {
     gemm: &'g Gemm<'k, 'm, 'c>,
     vectors: Vec<Lane<'c>>,
     tables: Tables<'c>,
+    pairs: Option<PairTables<'c>>,
+    /// First row of the tile.
+    row: Val<'c>,
     out: (Val<'c>, Val<'c>),
     operands: Vec<Option<(Val<'c>, Val<'c>)>>,
 }
@@ -64,7 +68,9 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
         let lanes = gemm.b.level().f32_lanes();
         let vectors = gemm.vectors(at, lanes);
         let tables = Tables::load(gemm, at, &vectors, lanes);
-        Epilogue { gemm, vectors, tables, out: gemm.out_rows(at), operands: gemm.operand_rows(at) }
+        let pairs = gemm.pairs.map(|buffers| PairTables::load(gemm, buffers, at.panel));
+        let (out, operands) = (gemm.out_rows(at), gemm.operand_rows(at));
+        Epilogue { gemm, vectors, tables, pairs, row: at.row, out, operands }
     }
 
     /// Whether all columns hold first digits; `None` if the result is no codes.
@@ -80,6 +86,20 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
         let lanes = b.level().f32_lanes();
         let accumulators = b.offset(gemm.tile, b.mul(place, b.i64c(4 * PANEL as i64)));
         let to = b.offset(self.out.0, b.mul(row, self.out.1));
+        if let Some(pairs) = &self.pairs {
+            let sums = |v: usize| {
+                let at = b.i64c(4 * i64::from(self.vectors[v].first));
+                let sums = b.load(b.i32v(lanes), b.offset(accumulators, at), 16);
+                let sums = tables.start.get(v).map_or(sums, |&start| b.add(sums, start));
+                tables.scaled(gemm, sums, v)
+            };
+            let half = self.vectors.len() / 2;
+            let y: Vec<Val<'c>> = (0..half)
+                .map(|v| expr::emit_f32(b, &desc.epilogue, &[sums(v), sums(v + half)], lanes))
+                .collect();
+            let start = b.offset(gemm.out, b.mul(b.add(self.row, row), self.out.1));
+            return pairs.row(b, &y, start, to);
+        }
         for (v, lane) in self.vectors.iter().enumerate() {
             let ty = b.vec(gemm.accumulator(), lanes);
             let from = b.offset(accumulators, b.i64c(4 * i64::from(lane.first)));
@@ -156,7 +176,8 @@ impl<'c> Gemm<'_, '_, 'c> {
     fn out_rows(&self, at: Tile<'c>) -> (Val<'c>, Val<'c>) {
         let (b, bytes) = (self.b, self.out_bytes());
         let stride = self.stride_bytes(self.desc.out_stride, bytes);
-        let panel = b.mul(at.panel, b.i64c(PANEL as i64 * bytes));
+        let columns = if self.pairs.is_some() { GROUP } else { PANEL } as i64;
+        let panel = b.mul(at.panel, b.i64c(columns * bytes));
         (b.offset(self.rows_of(self.out, stride, at), panel), stride)
     }
 
@@ -226,7 +247,11 @@ impl<'c> Tables<'c> {
             let first = gemm.column_table(buffer, at.panel);
             vectors
                 .iter()
-                .map(|lane| b.load(ty, b.offset(first, b.i64c(4 * i64::from(lane.first))), 4))
+                .map(|lane| {
+                    let (group, at) = (lane.first / GROUP as u32, lane.first % GROUP as u32);
+                    let at = i64::from(at) + gemm.groups().2 * i64::from(group);
+                    b.load(ty, b.offset(first, b.i64c(4 * at)), 4)
+                })
                 .collect()
         };
         let table = |buffer: Val<'c>| typed(buffer, b.f32v(lanes));

@@ -43,6 +43,7 @@ impl Numbers {
 }
 
 /// A call: the operands of a gemm and what it gives.
+#[derive(Clone)]
 struct Case {
     desc: GemmDesc,
     rows: usize,
@@ -125,6 +126,7 @@ impl Case {
                 } else {
                     Stride::Dim(2)
                 },
+                pairs: None,
             },
             rows,
             k,
@@ -496,3 +498,6 @@ fn the_amx_level_uses_tiles_and_nothing_outside() {
     gemm::emit(&code, "gemm", &case.desc).unwrap();
     assert!(code.finish().unwrap().entries.contains_key("gemm"));
 }
+
+#[path = "gemm_pairs_tests.rs"]
+mod pairs;

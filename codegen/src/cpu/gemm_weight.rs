@@ -19,7 +19,7 @@ const LINE: i64 = (GROUP * DOT) as i64;
 pub(super) struct Weight<'c> {
     /// Its first byte.
     pub first: Val<'c>,
-    /// Bytes of one sixteen-column group.
+    /// Bytes from the first of its two sixteen-column groups to the second.
     pub group_bytes: i64,
     /// Whether two lines share their bytes.
     pub halves: bool,
@@ -78,10 +78,12 @@ impl<'c> Gemm<'_, '_, 'c> {
 
     /// A panel as it lies in the file.
     pub fn packed(&self, panel: Val<'c>) -> Weight<'c> {
-        let group_bytes = self.group_bytes();
-        let panel = self.b.mul(panel, self.b.i64c(group_bytes * (PANEL / GROUP) as i64));
-        let first = self.b.offset(self.weight, panel);
-        Weight { first, group_bytes, halves: self.desc.weight == Elem::I4 }
+        let b = self.b;
+        let (first, columns, second) = self.groups();
+        let bytes = |columns: i64| columns / GROUP as i64 * self.group_bytes();
+        let first = b.offset(self.weight, b.i64c(bytes(first)));
+        let first = b.offset(first, b.mul(panel, b.i64c(bytes(columns))));
+        Weight { first, group_bytes: bytes(second), halves: self.desc.weight == Elem::I4 }
     }
 
     /// The panel that [`Gemm::unpack`] has put into scratch.

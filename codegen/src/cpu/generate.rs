@@ -11,6 +11,7 @@ use super::CpuError;
 use super::build::Code;
 use super::call::{Call, Spec};
 use super::object::Blob;
+use super::pair;
 use crate::program::{Launch, Lowering};
 
 /// Generates everything for `levels`. Each level is compiled on its own thread.
@@ -29,10 +30,15 @@ pub fn generate(plan: &Plan, levels: &[Level]) -> Result<TargetImage, CpuError> 
 
 /// The program of a plan and its kernels.
 fn lower(plan: &Plan) -> Result<(Lowering, Kernels), CpuError> {
-    let mut lowering = Lowering::new(plan, |_, _| None);
+    let (joined, codes) = pair::join(plan);
+    let mut lowering = Lowering::new(&joined, |_, _| None);
     let mut kernels = Kernels::default();
-    for step in &plan.steps {
-        kernels.step(&mut lowering, plan, step)?;
+    for (step, codes) in joined.steps.iter().zip(&codes) {
+        let call = match codes {
+            Some(codes) => pair::call(step, codes)?,
+            None => Call::of(&joined, step)?,
+        };
+        kernels.step(&mut lowering, &joined, step, call);
     }
     if let Some(symbol) = plan::batch(plan) {
         lowering.program.batch(&symbol);
@@ -123,8 +129,7 @@ struct Kernels {
 }
 
 impl Kernels {
-    fn step(&mut self, lowering: &mut Lowering, plan: &Plan, step: &Step) -> Result<(), CpuError> {
-        let call = Call::of(plan, step)?;
+    fn step(&mut self, lowering: &mut Lowering, plan: &Plan, step: &Step, call: Call) {
         let key = format!("{:?}", call.spec);
         let index = match self.known.get(&key) {
             Some(&index) => index,
@@ -145,6 +150,5 @@ impl Kernels {
             ops: &call.ops,
         };
         lowering.step(plan, step, &launch);
-        Ok(())
     }
 }

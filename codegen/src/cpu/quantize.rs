@@ -110,7 +110,7 @@ impl<'c> Tables<'c> {
 }
 
 /// Codes as bytes, from floats that are integers of small magnitude.
-fn bytes<'c>(b: &Builder<'_, 'c>, code: Val<'c>, signed: bool) -> Val<'c> {
+pub(super) fn bytes<'c>(b: &Builder<'_, 'c>, code: Val<'c>, signed: bool) -> Val<'c> {
     let lanes = b.lanes(code);
     let int = b.i32v(lanes);
     let code = b.fptosi(code, int);
@@ -143,7 +143,7 @@ pub(super) fn nearest<'c>(b: &Builder<'_, 'c>, x: Val<'c>, top: f64, signed: boo
 }
 
 /// `min(max(x, low), high)`; NaN passes.
-fn clamp<'c>(b: &Builder<'_, 'c>, x: Val<'c>, low: f64, high: f64) -> Val<'c> {
+pub(super) fn clamp<'c>(b: &Builder<'_, 'c>, x: Val<'c>, low: f64, high: f64) -> Val<'c> {
     let c = |v: f64| b.fconst(x.get_type(), v);
     b.fmin(c(high), b.fmax(c(low), x))
 }

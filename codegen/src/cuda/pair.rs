@@ -6,13 +6,12 @@ use std::collections::BTreeMap;
 
 use fqc_ir::data::Const;
 use fqc_ir::dim::Dim;
-use fqc_ir::plan::{
-    Extra, Gemm, GemmInput, GemmOutput, Kernel, Place, Plan, RowQuantize, Step, View,
-};
+use fqc_ir::plan::{Extra, Gemm, Kernel, Place, Plan, Step, View};
 use fqc_ir::types::Elem;
 
 use super::fuse::{Kind, Unit};
 use super::{Arch, gemm};
+use crate::parts::{numbers, parts, rows_of_codes};
 use fqc_kernels::pack::GROUP;
 
 /// Sources of the columns of a weight, by its buffer; none for zeros.
@@ -73,57 +72,6 @@ pub fn unit(
     let kind = Kind::Pairs { expr: expr.clone(), codes: quantize.clone() };
     let results = vec![rows_of_codes(&codes.results[0])?];
     Some(Unit { step: Step { kernel: Kernel::Gemm(gemm), args, results, ..codes.clone() }, kind })
-}
-
-/// The first columns of the two parts of a gemm's result that `codes` reads.
-fn parts(
-    plan: &Plan,
-    step: &Step,
-    own: &Gemm,
-    codes: &Step,
-    quantize: &RowQuantize,
-) -> Option<[usize; 2]> {
-    let [x, y, _, _, _] = &codes.args[..] else { return None };
-    let (result, buffer) = (&step.results[0], plan.buffer(step.results[0].buffer));
-    let whole = result.is_contiguous()
-        && result.offset == Dim::zero()
-        && buffer.place == Place::Arena
-        && own.output == GemmOutput::F32
-        && matches!(own.input, GemmInput::Codes { .. });
-    let start = |view: &View| {
-        let start = usize::try_from(view.offset.as_const()?).ok()?;
-        let inside = view.buffer == result.buffer
-            && start + quantize.base <= own.n
-            && *view.shape.last()? == Dim::from(quantize.base)
-            && view.strides == wide_rows(view, own.n);
-        inside.then_some(start)
-    };
-    let rows = codes.results[0].is_contiguous() && codes.results[0].offset == Dim::zero();
-    if !whole || !rows { None } else { Some([start(x)?, start(y)?]) }
-}
-
-/// Strides of a view of rows that are `n` apart.
-fn wide_rows(view: &View, n: usize) -> Vec<Dim> {
-    let mut shape = view.shape.clone();
-    if let Some(last) = shape.last_mut() {
-        *last = Dim::from(n);
-    }
-    fqc_ir::plan::row_major(&shape)
-}
-
-/// Contiguous codes as a matrix of rows.
-fn rows_of_codes(view: &View) -> Option<View> {
-    let (last, outer) = view.shape.split_last()?;
-    let shape = vec![fqc_ir::dim::product(outer), last.clone()];
-    let strides = vec![last.clone(), Dim::one()];
-    Some(View { shape, strides, ..view.clone() })
-}
-
-/// The values of a constant table.
-fn numbers<T>(plan: &Plan, view: &View, read: impl Fn([u8; 4]) -> T) -> Option<Vec<T>> {
-    let Place::Const(table) = &plan.buffer(view.buffer).place else { return None };
-    let bytes = table.bytes.as_slice();
-    Some(bytes.chunks_exact(4).map(|b| read([b[0], b[1], b[2], b[3]])).collect())
 }
 
 /// A table by column, in the order of `columns`, which no other step reads.
