@@ -22,9 +22,11 @@ pub(super) const DEPTH: i64 = 32;
 /// Bytes of a row of scores.
 const ROW: i64 = 4 * QUERIES;
 
-/// Tile registers: sums from 0 on, the left operand, the right operands from 6 on.
-const LEFT: u8 = 4;
-const RIGHT: u8 = 6;
+/// Tile registers: sums from 0 on, queries of up to two steps from 2 on, keys or values, and
+/// exponentials.
+const QUERY: u8 = 2;
+const LEFT: u8 = 6;
+const RIGHT: u8 = 4;
 
 impl Attention {
     /// Whether the products fill tiles, and sums can begin with the mask: one for all queries and
@@ -60,17 +62,20 @@ impl<'c> Block<'_, 'c> {
     /// Products of the queries of `vectors` registers and all visible keys.
     fn tile_scores(&self, b: &Builder<'_, 'c>, ops: &impl TileOps, vectors: u32) {
         let steps = self.spec.depth / DEPTH;
-        let row = b.i64c(2 * self.spec.depth);
+        // As many as there are registers stay in them.
+        let stay = steps <= 2;
+        let query = |step: i64, v: u32| QUERY + (step % 2 * i64::from(VECTORS)) as u8 + v as u8;
         let queries = |step: i64| {
             for v in 0..vectors {
                 let from = self.cell(b, self.packed, b.i64c(step * HEIGHT), lane(v));
-                ops.load(b, RIGHT + v as u8, from, b.i64c(ROW));
+                ops.load(b, query(step, v), from, b.i64c(ROW));
             }
         };
-        if steps == 1 {
-            queries(0);
+        if stay {
+            (0..steps).for_each(queries);
         }
-        b.for_range(b.i64c(0), self.visible, HEIGHT, |key| {
+        let tile = |key: Val<'c>| {
+            let row = b.i64c(2 * self.spec.depth);
             let keys = b.offset(self.packed_keys, b.mul(key, row));
             for v in 0..vectors {
                 match self.spec.mask {
@@ -81,18 +86,20 @@ impl<'c> Block<'_, 'c> {
                 }
             }
             for step in 0..steps {
-                if steps > 1 {
+                if !stay {
                     queries(step);
                 }
-                ops.load(b, LEFT, b.offset(keys, b.i64c(2 * DEPTH * step)), row);
+                let left = LEFT + (step % 2) as u8;
+                ops.load(b, left, b.offset(keys, b.i64c(2 * DEPTH * step)), row);
                 for v in 0..vectors {
-                    ops.dot_bf16(b, v as u8, LEFT, RIGHT + v as u8);
+                    ops.dot_bf16(b, v as u8, left, query(step, v));
                 }
             }
             for v in 0..vectors {
                 ops.store(b, v as u8, self.cell(b, self.scores, key, lane(v)), b.i64c(ROW));
             }
-        });
+        };
+        b.for_range(b.i64c(0), self.visible, HEIGHT, tile);
     }
 
     /// A register of one key's mask.
@@ -115,25 +122,34 @@ impl<'c> Block<'_, 'c> {
     fn largest(&self, b: &Builder<'_, 'c>, vectors: u32) -> Vec<Val<'c>> {
         const UNROLL: i64 = 4;
         let ty = b.f32v(LANES);
-        let step = |key: Val<'c>, largest: &[Val<'c>]| -> Vec<Val<'c>> {
+        let step = |key: Val<'c>, largest: &[Val<'c>], hides: bool| -> Vec<Val<'c>> {
             let one = |(v, &largest): (usize, &Val<'c>)| {
                 let at = self.cell(b, self.scores, key, lane(v as u32));
-                let sum = b.load(ty, at, 4);
-                if !self.spec.causal {
-                    return b.fmax(sum, largest);
+                let mut score = b.load(ty, at, 4);
+                if hides {
+                    score = self.seen(b, score, key, lane(v as u32));
+                    b.store(score, at, 4);
                 }
-                let score = self.seen(b, sum, key, lane(v as u32));
-                b.store(score, at, 4);
                 b.fmax(score, largest)
             };
             largest.iter().enumerate().map(one).collect()
         };
+        // Keys that all queries see.
+        let seen = if self.spec.causal {
+            let seen = b.smin(b.add(self.limit, b.i64c(1)), self.visible);
+            b.smax(seen, b.i64c(0))
+        } else {
+            self.visible
+        };
         let init = vec![b.fconst(ty, f64::NEG_INFINITY); vectors as usize];
-        let whole = b.and(self.visible, b.i64c(-UNROLL));
+        let whole = b.and(seen, b.i64c(-UNROLL));
         let largest = b.for_carried(b.i64c(0), whole, UNROLL, &init, |key, largest| {
-            (0..UNROLL).fold(largest.to_vec(), |largest, i| step(b.add(key, b.i64c(i)), &largest))
+            (0..UNROLL)
+                .fold(largest.to_vec(), |largest, i| step(b.add(key, b.i64c(i)), &largest, false))
         });
-        b.for_carried(whole, self.visible, 1, &largest, |key, largest| step(key, largest))
+        b.for_carried(whole, self.visible, 1, &largest, |key, largest| {
+            step(key, largest, self.spec.causal)
+        })
     }
 
     /// Zeros behind the last pair of exponentials, up to a whole tile.
