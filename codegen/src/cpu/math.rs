@@ -4,7 +4,7 @@
 //! [-1, 1] beyond; gelu and gelu_tanh 2^-22 * max(|x|, 1) absolute; pow 1 ulp.
 
 use inkwell::FloatPredicate::{OEQ, OGE, OGT, OLT, ONE, UGE, UNO};
-use inkwell::IntPredicate::{EQ, SGT};
+use inkwell::IntPredicate::{EQ, SGT, SLT};
 
 use super::build::{Builder, Val};
 use super::math64;
@@ -216,116 +216,168 @@ pub fn silu<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
 }
 
 /// `max(x, 0) - a * q(a)` for `a = |x|`, where `q` is the tail of the normal distribution. The
-/// product is a polynomial around each multiple of 27/32 and zero from 5.5 on, so that no operand is
-/// looked up in more than eight entries: a table is one register, and this takes half of the
+/// product is a polynomial around each multiple of a half and zero from 6.25 on, so that no operand
+/// is looked up in more than sixteen entries: a table is one register, and this takes half of the
 /// multiplications that one polynomial for all would. For small x the error is relative, 2^-22.
 pub fn gelu<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
-    const STEP: f64 = 27.0 / 32.0;
-    /// Adding it rounds to an integer, which the low bits then hold.
-    const MAGIC: f64 = 12_582_912.0;
+    /// Adding it rounds to a multiple of a half, whose number the low bits then hold.
+    const MAGIC: f64 = 6_291_456.0;
     /// Highest coefficient first.
-    const PIECES: [[f64; 8]; 7] = [
+    const PIECES: [[f64; 16]; 6] = [
         [
-            -8.625_102e-3,
-            3.810_581_3e-3,
-            2.757_360_5e-3,
-            -1.844_295e-3,
-            -9.170_83e-5,
-            1.102_175_1e-4,
-            1.234_075_6e-5,
+            -7.191_845_7e-3,
+            -2.206_297e-2,
+            -1.597_580_9e-2,
+            2.547_622_7e-3,
+            8.861_707_5e-3,
+            4.285_080_4e-3,
+            4.522_508e-5,
+            -8.347_6e-4,
+            -4.395_453_7e-4,
+            -1.257_177_2e-4,
+            -2.365_661_2e-5,
+            -3.126_024e-6,
+            -2.994_050_3e-7,
+            0.0,
+            0.0,
             0.0,
         ],
         [
-            -9.389_237e-4,
-            -2.027_759_1e-2,
-            6.534_831e-3,
-            3.959_088_6e-3,
-            -7.941_261e-4,
-            -2.743_719e-4,
-            -1.980_371_2e-5,
+            6.843_965_5e-2,
+            3.363_903_2e-2,
+            -1.960_341_4e-2,
+            -3.563_403e-2,
+            -1.803_615e-2,
+            -6.835_662e-4,
+            3.989_537_3e-3,
+            2.488_519_3e-3,
+            8.391_209_4e-4,
+            1.871_230_2e-4,
+            2.947_262_7e-5,
+            3.382_360_5e-6,
+            2.878_803_4e-7,
+            0.0,
+            0.0,
             0.0,
         ],
         [
-            6.675_161e-2,
-            -5.512_776_3e-3,
-            -3.131_925_3e-2,
-            1.275_362_3e-4,
-            3.021_543e-3,
-            4.452_702_7e-4,
-            2.166_578_3e-5,
+            -2.408_104_5e-4,
+            1.100_056_84e-1,
+            1.209_796e-1,
+            5.667_076e-2,
+            4.959_877e-6,
+            -1.643_340_8e-2,
+            -1.108_129_6e-2,
+            -4.200_265_3e-3,
+            -1.070_554_8e-3,
+            -1.947_033_6e-4,
+            -2.598_558_4e-5,
+            -2.585_4e-6,
+            -1.936_605_7e-7,
+            0.0,
+            0.0,
             0.0,
         ],
         [
-            -3.206_564_4e-5,
-            1.291_569_6e-1,
-            3.117_819_3e-2,
-            -1.645_960_8e-2,
-            -5.580_029e-3,
-            -5.277_215e-4,
-            -1.964_922_2e-5,
+            -3.989_292_7e-1,
+            -3.080_505_4e-1,
+            -1.209_984_5e-1,
+            1.617_904_6e-2,
+            5.399_184_3e-2,
+            3.725_188e-2,
+            1.551_318_2e-2,
+            4.472_397_3e-3,
+            9.364_88e-4,
+            1.457_163_2e-4,
+            1.706_553_7e-5,
+            1.516_313_8e-6,
+            1.027_563_6e-7,
+            0.0,
+            0.0,
             0.0,
         ],
         [
-            -3.989_409e-1,
-            -1.799_859e-1,
-            4.071_362_3e-2,
-            3.570_576_8e-2,
-            6.296_829e-3,
-            4.302_515e-4,
-            1.283_034_7e-5,
+            4.999_997_6e-1,
+            1.325_050_2e-1,
+            -8.331_542e-2,
+            -1.274_692_6e-1,
+            -8.523_185e-2,
+            -3.761_108e-2,
+            -1.194_563e-2,
+            -2.821_755_8e-3,
+            -5.036_505e-4,
+            -6.853_013_5e-5,
+            -7.147_262_3e-6,
+            -5.734_073_6e-7,
+            -3.547_632e-8,
+            0.0,
+            0.0,
             0.0,
         ],
         [
-            0.5,
-            -3.638_857_6e-2,
-            -1.163_511_5e-1,
-            -3.533_119_3e-2,
-            -4.157_093_4e-3,
-            -2.175_273_8e-4,
-            -5.292_492e-6,
             0.0,
-        ],
-        [
+            1.542_687_4e-1,
+            1.586_553e-1,
+            1.002_108_4e-1,
+            4.550_026e-2,
+            1.552_414_9e-2,
+            4.049_688e-3,
+            8.142_021e-4,
+            1.266_860_9e-4,
+            1.529e-5,
+            1.433_368_2e-6,
+            1.044_597_1e-7,
+            5.921_386e-9,
             0.0,
-            1.682_476_1e-1,
-            7.720_924e-2,
-            1.438_468_7e-2,
-            1.245_640_8e-3,
-            5.181_901_7e-5,
-            1.047_382_3e-6,
+            0.0,
             0.0,
         ],
     ];
     let ty = x.get_type();
     let c = |v: f64| b.fconst(ty, v);
     // The constant stands first so that NaN passes through.
-    let a = b.fmin(c(7.0 * STEP), b.fabs(x));
-    let shifted = b.fma(a, c(1.0 / STEP), c(MAGIC));
-    let near = b.fma(b.fsub(shifted, c(MAGIC)), c(-STEP), a);
+    let a = b.fmin(c(7.5), b.fabs(x));
+    let shifted = b.fadd(a, c(MAGIC));
+    let near = if b.level().has_avx512() && b.lanes(x) == 16 {
+        // The same difference in one instruction.
+        let (all, halves) = (b.iconst(b.int(16), -1), b.i32c(1 << 4));
+        let args = [a, halves, b.zero(ty), all, b.i32c(4)];
+        b.call("llvm.x86.avx512.mask.reduce.ps.512", &[], &args)
+    } else {
+        b.fsub(a, b.fsub(shifted, c(MAGIC)))
+    };
     let piece = b.bitcast(shifted, b.with_elem(ty, b.int(32)));
     let tail = PIECES
         .iter()
-        .map(|table| one_of_eight(b, table, piece))
+        .map(|table| one_of_sixteen(b, table, piece))
         .reduce(|sum, coefficient| b.fma(sum, near, coefficient))
         .expect("a polynomial has coefficients");
     b.fsub(b.fmax(x, c(0.0)), tail)
 }
 
-/// The entries of a table at the lowest three bits of `index`; a sixteen-lane index has nothing but
-/// zero in its fourth.
-fn one_of_eight<'c>(b: &Builder<'_, 'c>, table: &[f64; 8], index: Val<'c>) -> Val<'c> {
-    let entries = |times| b.fconst_each(&table.repeat(times));
+/// The entries of a table at the lowest four bits of `index`.
+fn one_of_sixteen<'c>(b: &Builder<'_, 'c>, table: &[f64; 16], index: Val<'c>) -> Val<'c> {
     match b.lanes(index) {
         16 if b.level().has_avx512() => {
-            b.call("llvm.x86.avx512.permvar.sf.512", &[], &[entries(2), index])
+            b.call("llvm.x86.avx512.permvar.sf.512", &[], &[b.fconst_each(table), index])
         }
-        8 => b.call("llvm.x86.avx2.permps", &[], &[entries(1), index]),
+        8 => {
+            let [low, high] = [&table[..8], &table[8..]]
+                .map(|half| b.call("llvm.x86.avx2.permps", &[], &[b.fconst_each(half), index]));
+            let fourth = b.shl(index, b.iconst(index.get_type(), 28));
+            b.select(b.icmp(SLT, fourth, b.zero(index.get_type())), high, low)
+        }
         1 => {
-            let at = b.and(b.zext(index, b.int(64)), b.i64c(7));
-            b.load(b.f32(), b.index(b.constant(entries(1).into_vector_value(), 32), b.f32(), at), 4)
+            let at = b.and(b.zext(index, b.int(64)), b.i64c(15));
+            let table = b.fconst_each(table).into_vector_value();
+            b.load(b.f32(), b.index(b.constant(table, 64), b.f32(), at), 4)
+        }
+        16 => {
+            let half = |first| one_of_sixteen(b, table, b.slice(index, first, 8));
+            b.concat(half(0), half(8))
         }
         lanes => (0..lanes).fold(b.zero(b.f32v(lanes)), |all, lane| {
-            let one = one_of_eight(b, table, b.extract(index, lane));
+            let one = one_of_sixteen(b, table, b.extract(index, lane));
             b.insert(all, one, lane)
         }),
     }
