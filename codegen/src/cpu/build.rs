@@ -587,8 +587,17 @@ impl<'m, 'c> Builder<'m, 'c> {
 
     /// Asks for the cache line at `ptr` into the first level; nothing happens if it is not mapped.
     pub fn prefetch(&self, ptr: Val<'c>) {
-        let (read, nearest, data) = (self.i32c(0), self.i32c(3), self.i32c(1));
-        let args = [ptr, read, nearest, data];
+        self.ask(ptr, 3);
+    }
+
+    /// The same into the second level.
+    pub fn prefetch_second(&self, ptr: Val<'c>) {
+        self.ask(ptr, 2);
+    }
+
+    fn ask(&self, ptr: Val<'c>, locality: i32) {
+        let (read, locality, data) = (self.i32c(0), self.i32c(locality), self.i32c(1));
+        let args = [ptr, read, locality, data];
         self.call_void("llvm.prefetch", &[ptr.get_type()], &args);
     }
 

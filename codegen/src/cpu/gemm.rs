@@ -61,9 +61,19 @@ pub(super) struct Tile<'c> {
     /// Panel of the weight.
     pub panel: Val<'c>,
     pub columns: Columns,
+    pub turn: Turn<'c>,
     pub left: Left<'c>,
     /// Where the codes of the columns are.
     pub weight: Weight<'c>,
+}
+
+/// A tile of rows among those that pass by a panel one after another.
+#[derive(Clone, Copy)]
+pub(super) struct Turn<'c> {
+    /// How many came before.
+    pub index: Val<'c>,
+    /// How many there are.
+    pub count: Val<'c>,
 }
 
 /// Where the left operand's rows are: all from the first on, or a group of them in scratch.
@@ -201,7 +211,7 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         b.for_range(b.begin(), b.end(), 1, |item| {
             let (block, panel) = (b.udiv(item, panels), b.urem(item, panels));
             let (left, weight) = (self.left_all(), self.packed(panel));
-            self.item(tile_rows, [block, panel], left, weight, &tile);
+            self.item(tile_rows, [block, panel], [block, b.i64c(1)], left, weight, &tile);
         });
     }
 
@@ -212,7 +222,7 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         let b = self.b;
         let unpacks = self.desc.weight == Elem::I4;
         let (shared, panels) = (self.desc.shared_blocks() as i64, self.desc.panels() as i64);
-        let blocks = self.up(self.rows, ROW_BLOCK as i64);
+        let blocks = self.up(self.rows, b.i64c(ROW_BLOCK as i64));
         let none = b.i64c(-1);
         let init = if self.rounds() { vec![none; 2] } else { vec![none] };
         b.for_carried(b.begin(), b.end(), 1, &init, |item, done| {
@@ -226,7 +236,8 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
             }
             let weight = if unpacks { self.unpacked() } else { self.packed(panel) };
             if !self.rounds() {
-                self.item(tile_rows, [block, panel], self.left_all(), weight, &tile);
+                let left = self.left_all();
+                self.item(tile_rows, [block, panel], [first, count], left, weight, &tile);
                 return vec![panel];
             }
             let row = |block| b.mul(self.first_tile(tile_rows, block), b.i64c(tile_rows));
@@ -234,27 +245,31 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
             let fresh = b.icmp(IntPredicate::NE, first, done[1]);
             b.when(fresh, || self.round_rows(from, to));
             let left = Left { at: self.rounded(), first: from };
-            self.item(tile_rows, [block, panel], left, weight, &tile);
+            self.item(tile_rows, [block, panel], [first, count], left, weight, &tile);
             vec![panel, first]
         });
     }
 
     /// `value / by`, rounded up.
-    fn up(&self, value: Val<'c>, by: i64) -> Val<'c> {
-        self.b.udiv(self.b.add(value, self.b.i64c(by - 1)), self.b.i64c(by))
+    pub fn up(&self, value: Val<'c>, by: Val<'c>) -> Val<'c> {
+        let most = self.b.sub(self.b.add(value, by), self.b.i64c(1));
+        self.b.udiv(most, by)
     }
 
     /// The first tile of a row block: blocks get whole tiles and as equal a share of them as can be.
     fn first_tile(&self, tile_rows: i64, block: Val<'c>) -> Val<'c> {
-        let (blocks, tiles) = (self.up(self.rows, ROW_BLOCK as i64), self.up(self.rows, tile_rows));
-        self.b.udiv(self.b.mul(block, tiles), blocks)
+        let b = self.b;
+        let up = |by| self.up(self.rows, b.i64c(by));
+        let (blocks, tiles) = (up(ROW_BLOCK as i64), up(tile_rows));
+        b.udiv(b.mul(block, tiles), blocks)
     }
 
-    /// The tiles of one item.
+    /// The tiles of one item, one of `count` row blocks from `group` on that pass by its panel.
     fn item(
         &self,
         tile_rows: i64,
         [block, panel]: [Val<'c>; 2],
+        [group, count]: [Val<'c>; 2],
         left: Left<'c>,
         weight: Weight<'c>,
         tile: &impl Fn(Tile<'c>),
@@ -262,11 +277,15 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         let b = self.b;
         let first = self.first_tile(tile_rows, block);
         let last = self.first_tile(tile_rows, b.add(block, b.i64c(1)));
+        let group_first = self.first_tile(tile_rows, group);
+        let group_last = self.first_tile(tile_rows, b.add(group, count));
+        let count = b.sub(group_last, group_first);
         self.columns(panel, |columns| {
             b.for_range(first, last, 1, |i| {
                 let row = b.mul(i, b.i64c(tile_rows));
                 let rows = b.smin(b.sub(self.rows, row), b.i64c(tile_rows));
-                tile(Tile { row, rows, panel, columns, left, weight });
+                let turn = Turn { index: b.sub(i, group_first), count };
+                tile(Tile { row, rows, panel, columns, turn, left, weight });
             });
         });
     }

@@ -20,15 +20,12 @@ use fqc_kernels::pack::K_ALIGN;
 use inkwell::IntPredicate;
 
 use super::build::Val;
-use super::gemm::{Columns, Gemm, Tile};
+use super::gemm::{Columns, Gemm, Tile, Turn};
 use super::gemm_epilogue::Epilogue;
 use super::tiles::{HEIGHT, TileOps};
 
 /// Steps between asking for a part of the weight and its use, where one tile of rows waits for it.
 const AHEAD: i64 = 6;
-
-/// Deepest left operand whose rows stay in the first-level cache.
-const LEFT_STAYS: usize = 768;
 
 /// A panel all of whose columns exist.
 const WHOLE: Columns = Columns { groups: 2, count: PANEL as u32 };
@@ -69,12 +66,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let b = self.gemm.b;
         self.ops.configure(b, b.scratch(), self.height);
         self.keep_none();
-        let deep = self.gemm.left_depth() > LEFT_STAYS;
-        if self.gemm.desc.weight == Elem::I4 || self.gemm.rounds() || deep {
-            self.gemm.walk_grouped(ROWS, |at| self.tile(at));
-        } else {
-            self.gemm.walk(ROWS, |at| self.tile(at));
-        }
+        self.gemm.walk_grouped(ROWS, |at| self.tile(at));
         self.flush();
         self.ops.release(b);
     }
@@ -90,7 +82,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
     }
 
     /// A whole tile. What follows its accumulators is done while the tile registers work on the
-    /// next tile, where that is the same for all: not so where later digits have their own way.
+    /// next tile.
     fn whole(&self, at: Tile<'c>) {
         let b = self.gemm.b;
         let first = [at.row, b.add(at.row, b.i64c(HEIGHT))];
@@ -99,16 +91,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
             || self.products(at, &first, Some(&Epilogue::new(&self.gemm, self.kept()))),
             || self.products(at, &first, None),
         );
-        match Epilogue::new(&self.gemm, at).first_digits() {
-            None => self.keep(at),
-            Some(plain) => {
-                let now = || {
-                    self.gemm.epilogue(at, |row| row);
-                    self.keep_none();
-                };
-                b.either(plain, || self.keep(at), now);
-            }
-        }
+        self.keep(at);
     }
 
     /// The last rows, or columns that are not a whole panel.
@@ -160,7 +143,8 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let value = |i: usize| b.load(b.int(64), self.note(i), 8);
         let (row, panel) = (value(1), value(2));
         let (left, weight) = (self.gemm.left_all(), self.gemm.packed(panel));
-        Tile { row, rows: b.i64c(ROWS), panel, columns: WHOLE, left, weight }
+        let turn = Turn { index: b.i64c(0), count: b.i64c(1) };
+        Tile { row, rows: b.i64c(ROWS), panel, columns: WHOLE, turn, left, weight }
     }
 
     /// Finishes the tile that was noted, if there is one.
@@ -171,14 +155,40 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         }
         b.when(self.is_kept(), || {
             let epilogue = Epilogue::new(&self.gemm, self.kept());
-            self.finish(&epilogue, b.i64c(0), b.i64c(ROWS));
+            self.finish(&epilogue, epilogue.first_digits(), b.i64c(0), b.i64c(ROWS));
             self.keep_none();
         });
     }
 
-    /// Finishes rows of a whole tile in scratch.
-    fn finish(&self, epilogue: &Epilogue<'_, 'k, 'm, 'c>, from: Val<'c>, to: Val<'c>) {
-        self.gemm.b.for_range(from, to, 1, |row| epilogue.row(row, row, true));
+    /// Finishes rows of a whole tile in scratch; `plain` if its codes are first digits.
+    fn finish(
+        &self,
+        epilogue: &Epilogue<'_, 'k, 'm, 'c>,
+        plain: Option<Val<'c>>,
+        from: Val<'c>,
+        to: Val<'c>,
+    ) {
+        let b = self.gemm.b;
+        let rows = |plain| b.for_range(from, to, 1, |row| epilogue.row(row, row, plain));
+        match plain {
+            Some(plain) => b.either(plain, || rows(true), || rows(false)),
+            None => rows(false),
+        }
+    }
+
+    /// Asks for a part of the next panel: as much as this step has to, so that the tiles of rows that
+    /// pass by the panel here ask for all of it.
+    fn prefetch_panel(&self, at: Tile<'c>, k: Val<'c>) {
+        let b = self.gemm.b;
+        // A step takes a line of each row of the two tiles of a panel.
+        let lines = self.gemm.up(b.i64c(2 * HEIGHT), at.turn.count);
+        let steps = b.i64c((self.gemm.left_depth() / K_ALIGN) as i64);
+        let step = b.add(b.mul(at.turn.index, steps), b.udiv(k, b.i64c(K_ALIGN as i64)));
+        let next = b.offset(at.weight.first, b.i64c(2 * at.weight.group_bytes));
+        let from = b.offset(next, b.mul(step, b.mul(lines, b.i64c(64))));
+        b.for_range(b.i64c(0), lines, 1, |line| {
+            b.prefetch_second(b.offset(from, b.mul(line, b.i64c(64))));
+        });
     }
 
     /// Asks for the part of the weight that comes some steps later, at the end of a panel for the
@@ -212,11 +222,14 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
             }
         }
         let depth = self.gemm.left_depth();
+        let plain = kept.and_then(Epilogue::first_digits);
         let share = (ROWS as usize).div_ceil(depth / K_ALIGN) as i64;
         b.for_range(b.i64c(0), b.i64c(depth as i64), K_ALIGN as i64, |k| {
             let line = b.offset(at.weight.first, b.mul(k, b.i64c(16)));
             if rows.len() == 1 {
                 self.prefetch_weight(at, k);
+            } else if self.gemm.desc.weight != Elem::I4 {
+                self.prefetch_panel(at, k);
             }
             for (row, &from) in rows.iter().enumerate() {
                 ops.load(b, 4 + row as u8, b.offset(from, k), self.left_stride);
@@ -235,7 +248,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
             if let Some(epilogue) = kept {
                 let from = b.mul(b.udiv(k, b.i64c(K_ALIGN as i64)), b.i64c(share));
                 let to = b.smin(b.add(from, b.i64c(share)), b.i64c(ROWS));
-                self.finish(epilogue, from, to);
+                self.finish(epilogue, plain, from, to);
             }
         });
         for row in 0..rows.len() as u8 {
