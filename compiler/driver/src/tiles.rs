@@ -23,7 +23,7 @@ const TIMED: usize = 5;
 const ROUNDS: usize = 2;
 
 /// Tiles that the model of their time finds so many times slower than its best are not tried.
-const HOPELESS: f64 = 1.6;
+const HOPELESS: f64 = 1.5;
 
 /// A tile that was timed.
 #[derive(Clone)]
