@@ -6,6 +6,7 @@ use super::{Arch, Error, Nvrtc};
 use fqc_kernels::cuda::SOURCES;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A folder of cubins. Several processes may share one.
 pub struct Cache {
@@ -63,7 +64,10 @@ impl Cache {
     /// Writes beside and renames, so that no reader sees half a file.
     fn write(&self, path: &PathBuf, bytes: &[u8]) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
-        let beside = path.with_extension(format!("{}.part", std::process::id()));
+        // Threads of one process may make the same kernel.
+        static WRITTEN: AtomicUsize = AtomicUsize::new(0);
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let beside = path.with_extension(format!("{}.{number}.part", std::process::id()));
         std::fs::File::create(&beside)?.write_all(bytes)?;
         std::fs::rename(&beside, path)
     }
