@@ -5,6 +5,7 @@ mod attention;
 mod harness;
 mod index;
 mod math;
+mod pairs;
 mod pointwise;
 mod products;
 mod reduce;
