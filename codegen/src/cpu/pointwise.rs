@@ -15,7 +15,7 @@ use super::walk::{self, Row, Step as Stride, Tail, Walk};
 use super::{CpuError, spec};
 
 /// Elements that are worth a task.
-pub(super) const TASK_ELEMENTS: i64 = 32_768;
+pub(super) const TASK_ELEMENTS: i64 = 8_192;
 
 /// Everything that the code depends on.
 #[derive(Clone, PartialEq, Debug)]

@@ -217,17 +217,10 @@ impl<'a> Run<'a> {
     /// Launches a step and waits for its end. Returns the kernel's result.
     pub(crate) fn step(&self, index: usize, pool: &mut Pool) -> i32 {
         let step = &self.bound.steps[index];
-        let threads = pool.threads() as i64;
-        let share = step.work / (threads * CHUNKS_PER_THREAD);
-        let chunk = if threads == 1 {
-            step.work
-        } else {
-            // A whole number of grains, so that tiles are not cut.
-            (share.max(1) - 1) / step.grain * step.grain + step.grain
-        };
+        let chunk = chunk(step.work, step.grain, pool.threads() as i64);
         let shared = Shared { run: self, step };
         let call = |thread: usize, begin: i64, end: i64| shared.call(thread).run(begin, end);
-        pool.run(Job { call: &call, work: step.work, chunk: chunk.max(1) })
+        pool.run(Job { call: &call, work: step.work, chunk })
     }
 
     /// The bytes of the whole buffer that an argument of a step lies in, between steps.
@@ -245,6 +238,23 @@ impl<'a> Run<'a> {
 
 /// Chunks that a thread gets on average, so that a late one costs a part of its share only.
 const CHUNKS_PER_THREAD: i64 = 4;
+
+/// Parts of a grain at whose multiples chunks end, so that the vectors of a flat loop are not cut.
+const UNITS_PER_GRAIN: i64 = 64;
+
+/// Work items that a thread takes at a time: equal shares of no less than a grain, as many for each
+/// thread if there is more than one for each.
+fn chunk(work: i64, grain: i64, threads: i64) -> i64 {
+    let grain = grain.max(1);
+    let chunks = match threads {
+        1 => 1,
+        _ => (work / grain).clamp(1, threads * CHUNKS_PER_THREAD),
+    };
+    let chunks = if chunks > threads { chunks - chunks % threads } else { chunks };
+    let unit = (grain / UNITS_PER_GRAIN).max(1);
+    let share = (work.max(1) - 1) / chunks + 1;
+    (share - 1) / unit * unit + unit
+}
 
 /// What the threads of one step share.
 struct Shared<'a> {
@@ -324,3 +334,26 @@ fn take_ports<'a>(
 }
 
 const _: () = assert!(fqbin::ARENA_ALIGN as usize == ALIGN);
+
+#[cfg(test)]
+mod tests {
+    use super::chunk;
+
+    #[test]
+    fn shares_are_equal_and_no_smaller_than_a_grain() {
+        // One thread takes all; little work is not split.
+        assert_eq!([chunk(100, 8, 1), chunk(7, 8, 4), chunk(0, 8, 4)], [100, 7, 1]);
+        // Four for each of two threads, or as many as grains fill, the same number for each.
+        assert_eq!(chunk(576, 2, 2), 72);
+        assert_eq!(chunk(256, 56, 2), 64);
+        assert_eq!(chunk(768, 256, 2), 384);
+        assert_eq!(chunk(100, 30, 8), 34);
+        // Vectors stay whole.
+        assert_eq!(chunk(100_000, 8192, 2), 12_544);
+        for (work, grain, threads) in [(1, 1, 16), (97, 3, 5), (4096, 1, 64), (130_001, 8192, 3)] {
+            let chunk = chunk(work, grain, threads);
+            let chunks = (work + chunk - 1) / chunk;
+            assert!(chunk >= grain.min(work) && chunks <= (work / grain).max(1), "{work}, {grain}");
+        }
+    }
+}
