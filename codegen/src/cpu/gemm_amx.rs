@@ -184,10 +184,14 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let lines = self.gemm.up(b.i64c(2 * HEIGHT), at.turn.count);
         let steps = b.i64c((self.gemm.left_depth() / K_ALIGN) as i64);
         let step = b.add(b.mul(at.turn.index, steps), b.udiv(k, b.i64c(K_ALIGN as i64)));
-        let next = b.offset(at.weight.first, b.i64c(2 * at.weight.group_bytes));
-        let from = b.offset(next, b.mul(step, b.mul(lines, b.i64c(64))));
+        let (next, gap) = self.gemm.next_panel();
+        let next = b.offset(at.weight.first, b.i64c(next));
+        let from = b.mul(step, b.mul(lines, b.i64c(64)));
         b.for_range(b.i64c(0), lines, 1, |line| {
-            b.prefetch_second(b.offset(from, b.mul(line, b.i64c(64))));
+            let line = b.add(from, b.mul(line, b.i64c(64)));
+            let second = b.icmp(IntPredicate::SGE, line, b.i64c(self.gemm.group_bytes()));
+            let skipped = b.select(second, b.i64c(gap), b.i64c(0));
+            b.prefetch_second(b.offset(next, b.add(line, skipped)));
         });
     }
 
@@ -198,7 +202,11 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let steps = (self.gemm.left_depth() / K_ALIGN) as i64;
         let later = b.add(k, b.i64c(AHEAD.min(steps) * K_ALIGN as i64));
         let depth = b.i64c(self.gemm.left_depth() as i64);
-        let skipped = b.i64c((i64::from(at.columns.groups) - 1) * at.weight.group_bytes);
+        let skipped = match at.columns.groups {
+            1 => 0,
+            _ => self.gemm.next_panel().0 - self.gemm.group_bytes(),
+        };
+        let skipped = b.i64c(skipped);
         let past = b.icmp(IntPredicate::SGE, later, depth);
         let skipped = b.select(past, skipped, b.i64c(0));
         let from = b.offset(at.weight.first, b.add(b.mul(later, b.i64c(16)), skipped));

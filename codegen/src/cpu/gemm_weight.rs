@@ -70,8 +70,15 @@ fn code<'c>(b: &Builder<'_, 'c>, halves: Val<'c>) -> Val<'c> {
 }
 
 impl<'c> Gemm<'_, '_, 'c> {
+    /// Bytes from a panel to the next, and between the end of its first group and the second.
+    pub fn next_panel(&self) -> (i64, i64) {
+        let (_, columns, second) = self.groups();
+        let bytes = |columns: i64| columns / GROUP as i64 * self.group_bytes();
+        (bytes(columns), bytes(second) - self.group_bytes())
+    }
+
     /// Bytes of one sixteen-column group of the packed weight.
-    fn group_bytes(&self) -> i64 {
+    pub fn group_bytes(&self) -> i64 {
         let elements = self.desc.packed_rows() * GROUP;
         self.desc.weight.bytes(elements) as i64
     }
