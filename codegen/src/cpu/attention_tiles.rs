@@ -75,6 +75,7 @@ impl<'c> Block<'_, 'c> {
             (0..steps).for_each(queries);
         }
         let tile = |key: Val<'c>| {
+            self.ask(b, key);
             let row = b.i64c(2 * self.spec.depth);
             let keys = b.offset(self.packed_keys, b.mul(key, row));
             for v in 0..vectors {
@@ -100,6 +101,27 @@ impl<'c> Block<'_, 'c> {
             }
         };
         b.for_range(b.i64c(0), self.visible, HEIGHT, tile);
+    }
+
+    /// While a tile of keys is multiplied, asks for some rows of the result and of the next queries:
+    /// other threads have them, or the third level.
+    fn ask(&self, b: &Builder<'_, 'c>, key: Val<'c>) {
+        const ROWS: i64 = QUERIES / 4;
+        const LINE: usize = 16;
+        b.when(b.icmp(SLT, key, b.i64c(QUERIES / ROWS * HEIGHT)), || {
+            let first = b.mul(b.ashr(key, b.i64c(4)), b.i64c(ROWS));
+            b.for_range(first, b.add(first, b.i64c(ROWS)), 1, |row| {
+                let next = b.mul(b.add(row, b.i64c(QUERIES)), self.query_stride);
+                let next = b.index(self.q, b.f32(), next);
+                for at in (0..self.spec.depth).step_by(LINE) {
+                    b.prefetch(b.index(next, b.f32(), b.i64c(at)));
+                }
+                let to = b.index(self.out, b.f32(), b.mul(row, self.out_stride));
+                for at in (0..self.spec.width).step_by(LINE) {
+                    b.prefetch_write(b.index(to, b.f32(), b.i64c(at)));
+                }
+            });
+        });
     }
 
     /// A register of one key's mask.
