@@ -22,7 +22,9 @@ use fqc_kernels::{GemmDesc, Operand, Stride, pack};
 use inkwell::context::Context;
 
 /// Rows, depth, columns.
-const SHAPES: [(usize, usize, usize); 14] = [
+type Shape = (usize, usize, usize);
+
+const SHAPES: [Shape; 14] = [
     (4096, 384, 1536),
     (512, 384, 1536),
     (512, 1536, 384),
@@ -39,12 +41,38 @@ const SHAPES: [(usize, usize, usize); 14] = [
     (1, 576, 49_152),
 ];
 
+/// What follows the products.
+#[derive(Clone, Copy, PartialEq)]
+enum After {
+    Bias,
+    Gelu,
+    /// A bias and floats of the shape of the result.
+    Residual,
+    /// A GELU; of the columns beyond these the second digits.
+    GeluTail(usize),
+}
+
+const CODES: GemmOutput = GemmOutput::Codes { signed: true, bits: 8 };
+
+/// The gemms of a layer of MiniLM as a slice of 128 tokens sees them, channels of their own for large
+/// values included: query, key and value, what follows attention, and the two of the feed-forward
+/// part. `layer` is their word.
+const LAYER: [(Shape, GemmOutput, After); 4] = [
+    ((128, 448, 1152), GemmOutput::F32, After::Bias),
+    ((128, 448, 384), GemmOutput::F32, After::Residual),
+    ((128, 448, 1984), CODES, After::GeluTail(1536)),
+    ((128, 1984, 384), GemmOutput::F32, After::Residual),
+];
+
 /// Rows up to which the weights come from memory, as they do where a model has many layers: each
-/// call takes another copy.
+/// call takes another copy. For rows of a slice they come from the last cache, as the weights of all
+/// layers do.
 const FEW_ROWS: usize = 16;
+const SLICE_ROWS: usize = 128;
 
 /// Bytes of all those copies.
-const COPIES_BYTES: usize = 256 << 20;
+const MEMORY_BYTES: usize = 256 << 20;
+const CACHE_BYTES: usize = 16 << 20;
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -60,38 +88,37 @@ fn main() {
         println!("{threads} threads: bf16 {bf16:.0} GOP/s, copies {near:.0} and {far:.0} GB/s");
     }
     let words: Vec<String> = args.collect();
+    let report = |shape, weight, output, after| {
+        let case = || Case::new(level, shape, weight, output, after);
+        report(&ceiling, &words, budget, case, &name(shape, weight, output, after));
+    };
     for weight in [Elem::I8, Elem::I4, Elem::BF16, Elem::F32] {
         let quantized = !weight.is_float();
-        let outputs = if quantized {
-            [GemmOutput::F32, GemmOutput::Codes { signed: true, bits: 8 }].as_slice()
-        } else {
-            [GemmOutput::F32].as_slice()
-        };
+        let outputs =
+            if quantized { [GemmOutput::F32, CODES].as_slice() } else { &[GemmOutput::F32] };
+        let afters = if quantized { [After::Bias, After::Gelu].as_slice() } else { &[After::Bias] };
         for shape in SHAPES {
             for &output in outputs {
-                for gelu in [false, true].into_iter().filter(|&gelu| quantized || !gelu) {
-                    report(
-                        &ceiling,
-                        &words,
-                        budget,
-                        || Case::new(level, shape, weight, output, gelu),
-                        &name(shape, weight, output, gelu),
-                    );
+                for &after in afters {
+                    report(shape, weight, output, after);
                 }
             }
         }
     }
+    for (shape, output, after) in LAYER {
+        report(shape, Elem::I8, output, after);
+    }
 }
 
-fn name(
-    (rows, k, n): (usize, usize, usize),
-    weight: Elem,
-    output: GemmOutput,
-    gelu: bool,
-) -> String {
-    let gelu = if gelu { "gelu" } else { "" };
+fn name((rows, k, n): Shape, weight: Elem, output: GemmOutput, after: After) -> String {
+    let after = match after {
+        After::Bias => "",
+        After::Gelu | After::GeluTail(_) => "gelu",
+        After::Residual => "sum",
+    };
     let output = if output == GemmOutput::F32 { "floats" } else { "codes" };
-    format!("{rows:>4} x {k:>4} x {n:>4} {weight:>3} {gelu:4} to {output:6}")
+    let layer = if rows == SLICE_ROWS { " layer" } else { "" };
+    format!("{rows:>4} x {k:>4} x {n:>4} {weight:>3} {after:4} to {output:6}{layer}")
 }
 
 /// One line: medians of rates and of shares of the peak, on one and two threads.
@@ -209,14 +236,22 @@ struct Case {
 impl Case {
     fn new(
         level: Level,
-        (rows, k, n): (usize, usize, usize),
+        (rows, k, n): Shape,
         weight: Elem,
         output: GemmOutput,
-        gelu: bool,
+        after: After,
     ) -> Case {
         let quantized = !weight.is_float();
         let biased = Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::arg(1));
-        let epilogue = if gelu { Expr::unary(UnaryOp::Gelu, biased) } else { biased };
+        let epilogue = match after {
+            After::Bias => biased,
+            After::Gelu | After::GeluTail(_) => Expr::unary(UnaryOp::Gelu, biased),
+            After::Residual => Expr::binary(BinaryOp::Add, biased, Expr::arg(2)),
+        };
+        let mut operands = vec![Operand::PerColumn];
+        if after == After::Residual {
+            operands.push(Operand::PerElement(Stride::Const(n as i64)));
+        }
         let wide = if matches!(output, GemmOutput::Codes { .. }) { 1 } else { 4 };
         let desc = GemmDesc {
             n,
@@ -226,7 +261,7 @@ impl Case {
             weight,
             row_stride: Stride::Const(k as i64),
             epilogue,
-            operands: vec![Operand::PerColumn],
+            operands,
             output,
             out_stride: Stride::Const(n as i64),
             pairs: None,
@@ -240,7 +275,11 @@ impl Case {
         let element = if quantized { 1 } else { 4 };
         let columns = pack::groups(n) * pack::GROUP;
         let weight_bytes = weight.bytes(pack::packed_len(desc.packed_rows(), n));
-        let copies = if rows <= FEW_ROWS { COPIES_BYTES / weight_bytes } else { 1 };
+        let copies = match rows {
+            ..=FEW_ROWS => MEMORY_BYTES / weight_bytes,
+            SLICE_ROWS => CACHE_BYTES.div_ceil(weight_bytes),
+            _ => 1,
+        };
         let noise = |size: usize| (0..size + 64).map(|i| (i * i % 61) as u8).collect::<Vec<u8>>();
         let table = |value: f32| value.to_le_bytes().repeat(columns + 16);
         let operand = |bytes: usize, wide: usize| match (weight, wide) {
@@ -257,8 +296,14 @@ impl Case {
             buffers.extend([table(1e-3 / k as f32), table(0.0)]);
         }
         buffers.push(table(0.5));
+        if after == After::Residual {
+            buffers.push(0.25f32.to_le_bytes().repeat(rows * n + 16));
+        }
         if wide == 1 {
-            buffers.extend([table(60.0), table(0.0)]);
+            let first = if let After::GeluTail(first) = after { first } else { n };
+            let digits = (0..columns + 16).map(|column| if column < first { 0f32 } else { 127.0 });
+            buffers.push(table(60.0));
+            buffers.push(digits.flat_map(f32::to_le_bytes).collect());
         }
         buffers.push(noise(rows * n * wide));
         Case { desc, blob, compile_ms, rows, weight_bytes, copies, buffers }

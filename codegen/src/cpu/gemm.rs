@@ -21,6 +21,10 @@ use super::gemm_pairs::PairBuffers;
 use super::gemm_weight::Weight;
 use super::tiles::Native;
 
+/// Row blocks that pass by a panel of codes together: with more, results of floats leave the
+/// second-level cache before the lines that panels share are whole.
+const WARM_BLOCKS: usize = 3;
+
 /// Emits the kernel `name` for `desc` at the level of `code`.
 pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError> {
     desc.check().map_err(|reason| CpuError::Unsupported { kernel: name.to_owned(), reason })?;
@@ -221,13 +225,15 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
     pub fn walk_grouped(&self, tile_rows: i64, tile: impl Fn(Tile<'c>)) {
         let b = self.b;
         let unpacks = self.desc.weight == Elem::I4;
-        let (shared, panels) = (self.desc.shared_blocks() as i64, self.desc.panels() as i64);
+        let most = if unpacks || self.desc.weight.is_float() { usize::MAX } else { WARM_BLOCKS };
+        let shared = self.desc.shared_blocks().min(most) as i64;
+        let panels = b.i64c(self.desc.panels() as i64);
         let blocks = self.up(self.rows, b.i64c(ROW_BLOCK as i64));
         let none = b.i64c(-1);
         let init = if self.rounds() { vec![none; 2] } else { vec![none] };
         b.for_carried(b.begin(), b.end(), 1, &init, |item, done| {
-            let first = b.mul(b.udiv(item, b.i64c(shared * panels)), b.i64c(shared));
-            let rest = b.sub(item, b.mul(first, b.i64c(panels)));
+            let first = b.mul(b.udiv(item, b.mul(b.i64c(shared), panels)), b.i64c(shared));
+            let rest = b.sub(item, b.mul(first, panels));
             let count = b.smin(b.i64c(shared), b.sub(blocks, first));
             let (block, panel) = (b.add(first, b.urem(rest, count)), b.udiv(rest, count));
             if unpacks {

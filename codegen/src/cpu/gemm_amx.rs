@@ -160,7 +160,8 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         });
     }
 
-    /// Finishes rows of a whole tile in scratch; `plain` if its codes are first digits.
+    /// Finishes an even number of rows of a whole tile in scratch; `plain` if its codes are first
+    /// digits.
     fn finish(
         &self,
         epilogue: &Epilogue<'_, 'k, 'm, 'c>,
@@ -170,8 +171,12 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
     ) {
         let b = self.gemm.b;
         let rows = |plain| b.for_range(from, to, 1, |row| epilogue.row(row, row, plain));
+        let plain_rows = || match epilogue.packs() {
+            Some(format) => b.for_range(from, to, 2, |row| epilogue.two_rows(row, format)),
+            _ => rows(true),
+        };
         match plain {
-            Some(plain) => b.either(plain, || rows(true), || rows(false)),
+            Some(plain) => b.either(plain, plain_rows, || rows(false)),
             None => rows(false),
         }
     }
@@ -231,7 +236,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         }
         let depth = self.gemm.left_depth();
         let plain = kept.and_then(Epilogue::first_digits);
-        let share = (ROWS as usize).div_ceil(depth / K_ALIGN) as i64;
+        let share = 2 * (ROWS as usize / 2).div_ceil(depth / K_ALIGN) as i64;
         b.for_range(b.i64c(0), b.i64c(depth as i64), K_ALIGN as i64, |k| {
             let line = b.offset(at.weight.first, b.mul(k, b.i64c(16)));
             if rows.len() == 1 {
@@ -239,6 +244,8 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
             } else if self.gemm.desc.weight != Elem::I4 {
                 self.prefetch_panel(at, k);
             }
+            let finished = b.mul(b.udiv(k, b.i64c(K_ALIGN as i64)), b.i64c(share));
+            let mut products = 0;
             for (row, &from) in rows.iter().enumerate() {
                 ops.load(b, 4 + row as u8, b.offset(from, k), self.left_stride);
                 for group in 0..groups {
@@ -251,12 +258,14 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
                         true => ops.dot_bf16(b, sum, left, right),
                         false => ops.dot(b, sum, left, right),
                     }
+                    products += 1;
+                    let [from, to] = [products - 1, products].map(|n| share * n / 4 / 2 * 2);
+                    if let Some(epilogue) = kept.filter(|_| from < to) {
+                        let [from, to] = [from, to]
+                            .map(|row| b.smin(b.add(finished, b.i64c(row)), b.i64c(ROWS)));
+                        self.finish(epilogue, plain, from, to);
+                    }
                 }
-            }
-            if let Some(epilogue) = kept {
-                let from = b.mul(b.udiv(k, b.i64c(K_ALIGN as i64)), b.i64c(share));
-                let to = b.smin(b.add(from, b.i64c(share)), b.i64c(ROWS));
-                self.finish(epilogue, plain, from, to);
             }
         });
         for row in 0..rows.len() as u8 {

@@ -84,44 +84,22 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
         let Epilogue { gemm, tables, .. } = self;
         let (b, desc) = (gemm.b, gemm.desc);
         let lanes = b.level().f32_lanes();
-        let accumulators = b.offset(gemm.tile, b.mul(place, b.i64c(4 * PANEL as i64)));
-        let to = b.offset(self.out.0, b.mul(row, self.out.1));
         if let Some(pairs) = &self.pairs {
-            let sums = |v: usize| {
-                let at = b.i64c(4 * i64::from(self.vectors[v].first));
-                let sums = b.load(b.i32v(lanes), b.offset(accumulators, at), 16);
-                let sums = tables.start.get(v).map_or(sums, |&start| b.add(sums, start));
-                tables.scaled(gemm, sums, v)
-            };
+            let sums = |v: usize| tables.scaled(gemm, self.sums(place, v), v);
             let half = self.vectors.len() / 2;
             let y: Vec<Val<'c>> = (0..half)
                 .map(|v| expr::emit_f32(b, &desc.epilogue, &[sums(v), sums(v + half)], lanes))
                 .collect();
             let start = b.offset(gemm.out, b.mul(b.add(self.row, row), self.out.1));
-            return pairs.row(b, &y, start, to);
+            return pairs.row(b, &y, start, self.out_of(row, 0));
         }
         for (v, lane) in self.vectors.iter().enumerate() {
-            let ty = b.vec(gemm.accumulator(), lanes);
-            let from = b.offset(accumulators, b.i64c(4 * i64::from(lane.first)));
-            let sums = b.load(ty, from, 16);
-            let sums = tables.start.get(v).map_or(sums, |&start| b.add(sums, start));
-            let to = b.offset(to, b.i64c(gemm.out_bytes() * i64::from(lane.first)));
+            let to = self.out_of(row, lane.first);
             if desc.output == GemmOutput::I32 {
-                gemm.store(sums, to, *lane, 4);
+                gemm.store(self.sums(place, v), to, *lane, 4);
                 continue;
             }
-            let mut args = vec![tables.scaled(gemm, sums, v)];
-            for (i, operand) in self.operands.iter().enumerate() {
-                args.push(match operand {
-                    None => tables.operands[i][v],
-                    Some((first, stride)) => {
-                        let from = b.offset(*first, b.mul(row, *stride));
-                        let from = b.offset(from, b.i64c(4 * i64::from(lane.first)));
-                        gemm.load(b.f32v(lanes), from, *lane)
-                    }
-                });
-            }
-            let y = expr::emit_f32(b, &desc.epilogue, &args, lanes);
+            let y = self.value(row, place, v);
             match desc.output {
                 GemmOutput::Codes { signed, bits } => {
                     let byte = match plain {
@@ -133,6 +111,78 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
                 GemmOutput::F32 | GemmOutput::I32 => gemm.store(y, to, *lane, 4),
             }
         }
+    }
+
+    /// The format of codes if [`Self::two_rows`] can write them: two vectors of sixteen a row.
+    pub fn packs(&self) -> Option<(u8, bool)> {
+        let whole = self.vectors.len() == 2 && self.vectors.iter().all(|lane| lane.count == 16);
+        match self.gemm.desc.output {
+            GemmOutput::Codes { signed, bits } if whole => Some((bits, signed)),
+            _ => None,
+        }
+    }
+
+    /// Finishes rows `row` and `row + 1` of a tile whose rows lie in scratch in order; all codes are
+    /// first digits, `bits` and `signed`. Four vectors share what makes bytes of integers.
+    pub fn two_rows(&self, row: Val<'c>, (bits, signed): (u8, bool)) {
+        let Epilogue { gemm, tables, .. } = self;
+        let b = gemm.b;
+        let rows = [row, b.add(row, b.i64c(1))];
+        let words = rows.map(|row| {
+            let codes = [0, 1].map(|v| {
+                let x = b.fmul(self.value(row, row, v), tables.inverse[v]);
+                quantize::nearest_16(b, x, f64::from(q_max(bits, signed)), signed)
+            });
+            b.call("llvm.x86.avx512.packssdw.512", &[], &codes)
+        });
+        let bytes = if signed {
+            let codes = b.call("llvm.x86.avx512.packsswb.512", &[], &words);
+            b.xor(codes, b.iconst(codes.get_type(), 128))
+        } else {
+            b.call("llvm.x86.avx512.packuswb.512", &[], &words)
+        };
+        // Packing works within quarters of a register: each has four codes of the four vectors.
+        let fours = b.bitcast(bytes, b.i32v(16));
+        for (i, row) in rows.into_iter().enumerate() {
+            let order: Vec<u32> =
+                [0, 1].iter().flat_map(|v| (0..4).map(move |q| 4 * q + v)).collect();
+            let order: Vec<u32> = order.into_iter().map(|at| at + 2 * i as u32).collect();
+            b.store(b.shuffle(fours, fours, &order), self.out_of(row, 0), 1);
+        }
+    }
+
+    /// A vector of accumulators.
+    fn sums(&self, place: Val<'c>, v: usize) -> Val<'c> {
+        let (b, first) = (self.gemm.b, i64::from(self.vectors[v].first));
+        let ty = b.vec(self.gemm.accumulator(), b.level().f32_lanes());
+        let at = b.add(b.mul(place, b.i64c(4 * PANEL as i64)), b.i64c(4 * first));
+        let sums = b.load(ty, b.offset(self.gemm.tile, at), 16);
+        self.tables.start.get(v).map_or(sums, |&start| b.add(sums, start))
+    }
+
+    /// A vector of results before they become codes.
+    fn value(&self, row: Val<'c>, place: Val<'c>, v: usize) -> Val<'c> {
+        let Epilogue { gemm, tables, .. } = self;
+        let (b, lanes, lane) = (gemm.b, gemm.b.level().f32_lanes(), self.vectors[v]);
+        let mut args = vec![tables.scaled(gemm, self.sums(place, v), v)];
+        for (i, operand) in self.operands.iter().enumerate() {
+            args.push(match operand {
+                None => tables.operands[i][v],
+                Some((first, stride)) => {
+                    let from = b.offset(*first, b.mul(row, *stride));
+                    let from = b.offset(from, b.i64c(4 * i64::from(lane.first)));
+                    gemm.load(b.f32v(lanes), from, lane)
+                }
+            });
+        }
+        expr::emit_f32(b, &gemm.desc.epilogue, &args, lanes)
+    }
+
+    /// Where column `first` of the panel lies in row `row` of the result.
+    fn out_of(&self, row: Val<'c>, first: u32) -> Val<'c> {
+        let b = self.gemm.b;
+        let column = b.i64c(self.gemm.out_bytes() * i64::from(first));
+        b.offset(b.offset(self.out.0, b.mul(row, self.out.1)), column)
     }
 }
 

@@ -5,7 +5,7 @@ use fqbin::Level;
 use fqc_ir::plan::{GemmInput, GemmOutput};
 use fqc_ir::quant::{digit, q_max, wide_code};
 use fqc_ir::{BinaryOp, Elem, Expr, UnaryOp};
-use fqc_kernels::gemm::ROW_BLOCK;
+use fqc_kernels::gemm::{PANEL, ROW_BLOCK};
 use fqc_kernels::{GemmDesc, Operand, Stride, pack};
 use half::bf16;
 use inkwell::context::Context;
@@ -138,7 +138,8 @@ impl Case {
             bias,
             residual,
             inverse: spread.iter().map(|s| (0.5 + 0.25 * s) * top).collect(),
-            lo: (0..n).map(|i| if i % 5 == 4 { top } else { 0.0 }).collect(),
+            // Every other panel has first digits alone.
+            lo: (0..n).map(|i| if i % 5 == 4 && i / PANEL % 2 == 1 { top } else { 0.0 }).collect(),
         }
     }
 
@@ -470,16 +471,22 @@ fn codes_of_a_bf16_gemm_are_those_of_its_floats() {
 #[test]
 fn nan_becomes_code_zero_and_infinities_saturate() {
     let input = GemmInput::Codes { signed: true };
-    let mut case = Case::new(4, 3, 64, 33, input, GemmOutput::Codes { signed: true, bits: 8 });
-    let stride = case.desc.n + GUARD;
-    case.residual[0] = f32::NAN;
-    case.residual[1] = f32::INFINITY;
-    case.residual[2] = f32::NEG_INFINITY;
-    case.residual[stride] = f32::NAN;
-    for (level, blob) in blobs(&case.desc) {
-        let codes = case.run(&blob);
-        assert_eq!(codes[..3], [128, 255, 1], "{level}");
-        assert_eq!(codes[case.desc.n], 128, "{level}");
+    let output = GemmOutput::Codes { signed: true, bits: 8 };
+    // Tiles that are not whole, and whole ones; a panel of first digits, and one with others.
+    for (rows, column) in [3, 40].into_iter().flat_map(|rows| [(rows, 0), (rows, 35)]) {
+        let mut case = Case::new(4, rows, 64, 64, input, output);
+        let stride = case.desc.n + GUARD;
+        for (row, values) in [
+            (0, [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]),
+            (1, [f32::NEG_INFINITY, -f32::NAN, 3e38]),
+        ] {
+            case.residual[row * stride + column..][..3].copy_from_slice(&values);
+        }
+        for (level, blob) in blobs(&case.desc) {
+            let codes = case.run(&blob);
+            assert_eq!(codes[column..][..3], [128, 255, 1], "{level}");
+            assert_eq!(codes[case.desc.n + column..][..3], [1, 128, 255], "{level}");
+        }
     }
 }
 

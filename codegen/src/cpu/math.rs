@@ -222,6 +222,8 @@ pub fn silu<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
 pub fn gelu<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
     /// Adding it rounds to a multiple of a half, whose number the low bits then hold.
     const MAGIC: f64 = 6_291_456.0;
+    /// Nothing is left of the product from here on.
+    const FAR: f64 = 7.5;
     /// Highest coefficient first.
     const PIECES: [[f64; 16]; 6] = [
         [
@@ -335,10 +337,10 @@ pub fn gelu<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
     ];
     let ty = x.get_type();
     let c = |v: f64| b.fconst(ty, v);
-    // The constant stands first so that NaN passes through.
-    let a = b.fmin(c(7.5), b.fabs(x));
+    let wide = b.level().has_avx512() && b.lanes(x) == 16;
+    let a = if wide { least_magnitude(b, x, FAR) } else { b.fmin(c(FAR), b.fabs(x)) };
     let shifted = b.fadd(a, c(MAGIC));
-    let near = if b.level().has_avx512() && b.lanes(x) == 16 {
+    let near = if wide {
         // The same difference in one instruction.
         let (all, halves) = (b.iconst(b.int(16), -1), b.i32c(1 << 4));
         let args = [a, halves, b.zero(ty), all, b.i32c(4)];
@@ -352,7 +354,26 @@ pub fn gelu<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
         .map(|table| one_of_sixteen(b, table, piece))
         .reduce(|sum, coefficient| b.fma(sum, near, coefficient))
         .expect("a polynomial has coefficients");
-    b.fsub(b.fmax(x, c(0.0)), tail)
+    // The constant stands first so that NaN passes through.
+    b.fsub(b.fmax(c(0.0), x), tail)
+}
+
+/// Sixteen x with AVX-512, cut to `[-most, most]`; NaN becomes one of the two.
+pub fn nearer_zero<'c>(b: &Builder<'_, 'c>, x: Val<'c>, most: f64) -> Val<'c> {
+    range(b, x, most, 0b0010)
+}
+
+/// `min(|x|, most)` of sixteen x with AVX-512; NaN becomes `most`.
+fn least_magnitude<'c>(b: &Builder<'_, 'c>, x: Val<'c>, most: f64) -> Val<'c> {
+    range(b, x, most, 0b1010)
+}
+
+/// What is smaller in magnitude, x or `most`: without its sign if the choice has 8, otherwise with
+/// that of x.
+fn range<'c>(b: &Builder<'_, 'c>, x: Val<'c>, most: f64, choice: i32) -> Val<'c> {
+    let (ty, all) = (x.get_type(), b.iconst(b.int(16), -1));
+    let args = [x, b.fconst(ty, most), b.i32c(choice), b.zero(ty), all, b.i32c(4)];
+    b.call("llvm.x86.avx512.mask.range.ps.512", &[], &args)
 }
 
 /// The entries of a table at the lowest four bits of `index`.

@@ -7,12 +7,13 @@ use fqc_ir::dim::Dim;
 use fqc_ir::plan::{RowQuantize, Step, View};
 use fqc_ir::quant::{WIDE_MAX, q_max};
 use fqc_ir::types::Elem;
-use inkwell::FloatPredicate::UNO;
+use inkwell::FloatPredicate::{ORD, UNO};
 
 use super::CpuError;
 use super::build::{Builder, Val};
 use super::call::{Call, Spec, unsupported};
 use super::expr::{self, Typed};
+use super::math;
 use super::pointwise::TASK_ELEMENTS;
 use super::spec::{Nest, Size, Sizes, ViewSpec, view_specs};
 use super::walk::{self, Chunk, FOLD_LANES, Row, Step as Stride, Tail, Walk};
@@ -140,6 +141,15 @@ pub(super) fn nearest<'c>(b: &Builder<'_, 'c>, x: Val<'c>, top: f64, signed: boo
     };
     let offset = if signed { b.add(code, b.iconst(int, 128)) } else { code };
     b.trunc(offset, b.vec(b.int(8), lanes))
+}
+
+/// The same as integers of 32 bits, of sixteen floats with AVX-512; NaN becomes zero.
+pub(super) fn nearest_16<'c>(b: &Builder<'_, 'c>, x: Val<'c>, top: f64, signed: bool) -> Val<'c> {
+    let (ty, half_to_even) = (x.get_type(), b.i32c(8));
+    let near = if signed { math::nearer_zero(b, x, top) } else { clamp(b, x, 0.0, top) };
+    let number = b.bitcast(b.fcmp(ORD, x, x), b.int(16));
+    let int = b.with_elem(ty, b.int(32));
+    b.call("llvm.x86.avx512.mask.cvtps2dq.512", &[], &[near, b.zero(int), number, half_to_even])
 }
 
 /// `min(max(x, low), high)`; NaN passes.
