@@ -21,9 +21,11 @@ use super::gemm_pairs::PairBuffers;
 use super::gemm_weight::Weight;
 use super::tiles::Native;
 
-/// Row blocks that pass by a panel of codes together: with more, results of floats leave the
-/// second-level cache before the lines that panels share are whole.
-const WARM_BLOCKS: usize = 3;
+/// Row blocks of a slice of 128 rows.
+const SLICE_BLOCKS: i64 = 3;
+
+/// Deepest left operand of which the rows of a tile stay in the first-level cache.
+const LEFT_STAYS: usize = 768;
 
 /// Emits the kernel `name` for `desc` at the level of `code`.
 pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError> {
@@ -219,22 +221,20 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         });
     }
 
-    /// The same, several row blocks passing by a panel before the next one comes: for a weight that
-    /// is unpacked panel by panel or large, and for rows too deep to stay in the first-level cache.
-    /// Rows that are rounded are so once for all panels.
+    /// The same, several row blocks passing by a panel before the next one comes, so that it is read
+    /// or unpacked once for all of them. Rows that are rounded are so once for all panels.
     pub fn walk_grouped(&self, tile_rows: i64, tile: impl Fn(Tile<'c>)) {
         let b = self.b;
         let unpacks = self.desc.weight == Elem::I4;
-        let most = if unpacks || self.desc.weight.is_float() { usize::MAX } else { WARM_BLOCKS };
-        let shared = self.desc.shared_blocks().min(most) as i64;
         let panels = b.i64c(self.desc.panels() as i64);
         let blocks = self.up(self.rows, b.i64c(ROW_BLOCK as i64));
+        let shared = self.shared_blocks(blocks);
         let none = b.i64c(-1);
         let init = if self.rounds() { vec![none; 2] } else { vec![none] };
         b.for_carried(b.begin(), b.end(), 1, &init, |item, done| {
-            let first = b.mul(b.udiv(item, b.mul(b.i64c(shared), panels)), b.i64c(shared));
+            let first = b.mul(b.udiv(item, b.mul(shared, panels)), shared);
             let rest = b.sub(item, b.mul(first, panels));
-            let count = b.smin(b.i64c(shared), b.sub(blocks, first));
+            let count = b.smin(shared, b.sub(blocks, first));
             let (block, panel) = (b.add(first, b.urem(rest, count)), b.udiv(rest, count));
             if unpacks {
                 let fresh = b.icmp(IntPredicate::NE, panel, done[0]);
@@ -254,6 +254,19 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
             self.item(tile_rows, [block, panel], [first, count], left, weight, &tile);
             vec![panel, first]
         });
+    }
+
+    /// Row blocks of `blocks` that pass by a panel together. Many rows of floats are written a few at a
+    /// time, all panels of them, if nothing is in the way; the rows of a slice wait for no weight.
+    fn shared_blocks(&self, blocks: Val<'c>) -> Val<'c> {
+        let (b, desc) = (self.b, self.desc);
+        let floats = desc.weight == Elem::I8 && desc.output == GemmOutput::F32;
+        let most = b.i64c(desc.shared_blocks() as i64);
+        if !floats || self.left_depth() > LEFT_STAYS {
+            return most;
+        }
+        let slice = b.icmp(IntPredicate::SLE, blocks, b.i64c(SLICE_BLOCKS));
+        b.select(slice, most, b.i64c(1))
     }
 
     /// `value / by`, rounded up.
