@@ -6,8 +6,11 @@
 //! the other half of a core, it does half of the work. So there are two columns for a number of
 //! threads: calls before and after which the peak was near the best, and calls where it was not.
 //!
-//! `cargo run --release -p fqc-codegen --example gemm_bench -- avx512-vnni 0.5 4096 gelu`
+//! `cargo run --release -p fqc-codegen --example gemm_bench -- avx512-vnni 0.5 4096 gelu`, or `layer` in
+//! place of the last two for the gemms of a layer of MiniLM
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::{Duration, Instant};
 
 use fqc_codegen::cpu::build::Code;
@@ -229,6 +232,8 @@ struct Case {
     weight_bytes: usize,
     /// Of the weight.
     copies: usize,
+    /// Calls so far: each takes the next copy.
+    calls: AtomicUsize,
     /// In the order of the kernel's buffers.
     buffers: Vec<Vec<u8>>,
 }
@@ -306,7 +311,8 @@ impl Case {
             buffers.push(digits.flat_map(f32::to_le_bytes).collect());
         }
         buffers.push(noise(rows * n * wide));
-        Case { desc, blob, compile_ms, rows, weight_bytes, copies, buffers }
+        let calls = AtomicUsize::new(0);
+        Case { desc, blob, compile_ms, rows, weight_bytes, copies, calls, buffers }
     }
 
     /// The best rate in GOP/s with the items split evenly among `threads`.
@@ -320,19 +326,19 @@ impl Case {
         let work = (self.rows.div_ceil(ROW_BLOCK) * self.desc.panels()) as i64;
         let scratch_bytes = self.desc.scratch_bytes() as usize;
         let ops = 2.0 * (self.rows * self.desc.n * self.desc.k) as f64;
-        let go = std::sync::atomic::AtomicUsize::new(0);
-        let done = std::sync::atomic::AtomicUsize::new(0);
+        let (go, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let calls = self.calls.load(Relaxed);
         let mut rate = 0.0;
         let part = |t: usize, round: usize| {
             let mut scratch = Scratch::new(scratch_bytes);
             let items = work * t as i64 / threads as i64..work * (t as i64 + 1) / threads as i64;
             let mut bufs: Vec<*mut u8> = bufs.iter().map(|&address| address as *mut u8).collect();
-            bufs[1] = bufs[1].wrapping_add(round % self.copies * self.weight_bytes);
+            let copy = (calls + round) % self.copies;
+            bufs[1] = bufs[1].wrapping_add(copy * self.weight_bytes);
             // SAFETY: the buffers have the sizes that the description and `rows` ask for, and
             // the threads write different items.
             unsafe { self.blob.call("gemm", &bufs, &[self.rows as i64], items, scratch.pointer()) };
         };
-        use std::sync::atomic::Ordering::{Acquire, Release};
         std::thread::scope(|scope| {
             for t in 1..threads {
                 let (part, go, done) = (&part, &go, &done);
@@ -359,6 +365,7 @@ impl Case {
                 }
             });
             go.store(usize::MAX, Release);
+            self.calls.fetch_add(round, Relaxed);
         });
         rate
     }
