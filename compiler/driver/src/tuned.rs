@@ -173,7 +173,7 @@ mod tests {
             (sound[..sound.len() / 2].to_owned(), "line 1"),
             (sound.replace("sm_90a", "sm_80"), "it is for `sm_80`"),
             (sound.replace(r#""tile":"128x64_k2""#, r#""tile":"128x63_k2""#), "rows[0]: no tile"),
-            (sound.replace(r#""tile":"128x64_k2""#, r#""tile":"128x64_k8""#), "rows[0]: this gemm"),
+            (sound.replace(r#""tile":"128x64_k2""#, r#""tile":"128x32_k8""#), "rows[0]: this gemm"),
             (sound.replace(r#""rows":128"#, r#""rows":100"#), "gemms[0].rows[0]: tiles are chosen"),
             (sound.replace(r#""rows":128"#, r#""rows":-1"#), "line 1"),
             (sound.replace("k=640", "k=0"), "gemms[0]: `0`"),
