@@ -1,7 +1,7 @@
 """Writes one decoder layer as ONNX, with random weights and calibration data: what `fqc compile` makes of it is
 timed beside the layers of `torch_baseline.py`.
 
-    python3 tests/cuda/decoder_layer.py OPT-6.7B|OPT-66B|Llama-7B|opt-small|llama-small FOLDER
+    python3 tests/cuda/decoder_layer.py OPT-6.7B|OPT-66B|Llama-7B FOLDER
 
 FOLDER gets `layer.onnx` with its weights in `layer.onnx.data`, and `calib.npz`. Inputs are `hidden`
 [batch, seq, width] and, of Llama, `cos` and `sin` [batch, seq, width / heads], which all layers of a model share; f32.
@@ -17,13 +17,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-# Name: kind, width, heads, inner width.
+# Name: kind, width, heads, inner width. The small ones are for comparing GPU and CPU, the wide ones for doing so
+# with the tiles of large layers.
 LAYERS = {
     "OPT-6.7B": ("opt", 4096, 32, 16384),
     "OPT-66B": ("opt", 9216, 72, 36864),
     "Llama-7B": ("llama", 4096, 32, 11008),
     "opt-small": ("opt", 512, 4, 2048),
     "llama-small": ("llama", 512, 4, 1344),
+    "opt-wide": ("opt", 2048, 16, 1024),
+    "llama-wide": ("llama", 2048, 16, 1024),
 }
 LARGE_SHARE = 0.04
 PERIOD = 8_388_593
