@@ -95,21 +95,6 @@ impl Device {
         Ok(())
     }
 
-    /// Copies all of one buffer into another of the same size.
-    pub fn copy(&self, from: &Buffer, to: &Buffer) -> Result<()> {
-        let (source, target) = (address(from, &self.stream), address(to, &self.stream));
-        // SAFETY: both ranges are the buffers'.
-        unsafe {
-            cudarc::driver::result::memcpy_dtod_async(
-                target,
-                source,
-                from.len().min(to.len()),
-                self.stream.cu_stream(),
-            )
-        }?;
-        Ok(())
-    }
-
     pub fn download(&self, buffer: &Buffer) -> Result<Vec<u8>> {
         let bytes = self.stream.clone_dtoh(buffer)?;
         self.stream.synchronize()?;

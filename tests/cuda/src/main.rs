@@ -7,12 +7,9 @@ mod device;
 mod gemm;
 mod gemm_sm80;
 mod instances;
-mod layer;
 mod norm;
 mod product;
-mod quantize;
 mod random;
-mod rotate;
 mod summary;
 mod timing;
 mod vendor;
@@ -41,7 +38,7 @@ usage: fqc-cuda-bench COMMAND [OPTION VALUE]...
   --layers FIRST..END   layers to time, of six
   --shapes N            check the first N shapes only
   --only TEXT,TEXT...   instances whose names contain the texts
-  --part NAME           gemm, quantize, norm, attention or layer alone
+  --part NAME           gemm, norm or attention alone
 
 Kernels are cached in $FQC_CACHE/cubins (.cache by default). NVRTC is found in $FQC_NVRTC, in
 /usr/local/cuda/lib64 or where `cargo xtask fetch nvrtc` puts it; cublasLt by the loader.";
@@ -113,16 +110,10 @@ fn compile(options: &Options) -> Result<()> {
     if options.wants("gemm") {
         all.extend(instances::all().into_iter().map(|p| (p.to_string(), p.source())));
     }
-    if options.wants("quantize") {
-        all.extend(quantize::all().into_iter().map(|q| (q.to_string(), q.source())));
-    }
     if options.wants("attention") {
         all.extend(attention::all());
     }
-    if options.wants("layer") {
-        all.extend(layer::all());
-    }
-    all.retain(|(name, _)| options.part == "layer" || timing::wanted(name, &options.only));
+    all.retain(|(name, _)| timing::wanted(name, &options.only));
     let sources: BTreeMap<String, String> = all.into_iter().collect();
     let (sources, next) = (Vec::from_iter(sources), AtomicUsize::new(0));
     let work = || -> Result<()> {
@@ -143,14 +134,10 @@ fn compile(options: &Options) -> Result<()> {
 fn check(options: &Options) -> Result<()> {
     compile(options)?;
     let device = Device::open()?;
-    if options.wants("quantize") {
-        quantize::check(&device, &options.only)?;
-    }
     if options.wants("norm") {
         norm::check(&device, &options.only)?;
     }
     if options.wants("attention") {
-        rotate::check(&device)?;
         attention::check(&device, &options.only)?;
     }
     if options.wants("gemm") {
@@ -176,19 +163,11 @@ fn bench(options: &Options) -> Result<()> {
         "copy_gb_s": bandwidth,
     }))?;
     println!("{}, copies {bandwidth} GB/s", device.context.name()?);
-    if options.wants("quantize") {
-        quantize::bench(&device, bandwidth * 1e9, &options.tokens, &options.only)?
-            .iter()
-            .try_for_each(&mut write)?;
-    }
     if options.wants("norm") {
         norm::bench(&device, bandwidth * 1e9, &options.only)?.iter().try_for_each(&mut write)?;
     }
     if options.wants("attention") {
         attention::bench(&device, &options.only)?.iter().try_for_each(&mut write)?;
-    }
-    if options.wants("layer") {
-        layer::bench(&device, &options.only)?.iter().try_for_each(&mut write)?;
     }
     let mut summary = Summary::default();
     let tokens = if options.wants("gemm") { &options.tokens[..] } else { &[] };

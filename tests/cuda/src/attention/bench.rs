@@ -1,7 +1,7 @@
 //! Times of attention.
 
 use super::instances::{TIMED, timed};
-use super::launch::{Operands, Shape};
+use super::launch::{Attention, Operands, Shape};
 use crate::device::{Buffer, Device, address};
 use crate::random;
 use crate::timing::{self, Entry, ROTATION, round};
@@ -11,12 +11,9 @@ use serde_json::{Value, json};
 /// Times the shapes; `tests/cuda/torch_baseline.py` times torch's on the same.
 pub fn bench(device: &Device, only: &str) -> Result<Vec<Value>> {
     let mut records = Vec::new();
-    for (shape, causal) in TIMED {
-        let instances: Vec<_> = timed(shape, causal)
-            .into_iter()
-            .filter(|instance| timing::wanted(&instance.to_string(), only))
-            .collect();
-        if instances.is_empty() {
+    for shape in TIMED {
+        let config = timed(shape);
+        if !timing::wanted(&config.to_string(), only) {
             continue;
         }
         let Shape { batch, heads, group, queries, keys, dim } = shape;
@@ -38,31 +35,23 @@ pub fn bench(device: &Device, only: &str) -> Result<Vec<Value>> {
                 Ok(set)
             })
             .collect::<Result<Vec<_>>>()?;
-        let operations = shape.operations(causal);
+        let operations = shape.operations(config.causal);
         let expected_ms = operations / 3e11 + 2.0 * key_elements as f64 * 2.0 / 2e9 + 0.005;
         let repeats = timing::repeats(expected_ms, sets);
         let (key, query) = (shape.strides(keys, heads / group), shape.strides(queries, heads));
-        let mut entries = Vec::new();
-        let mut partials = Vec::new();
-        for instance in &instances {
-            let partial = device.filled(instance.partial_bytes(device, shape), 0)?;
-            let launches = buffers
-                .iter()
-                .map(|set| {
-                    let operands = Operands {
-                        addresses: std::array::from_fn(|i| address(&set[i], &device.stream)),
-                        strides: [query, key, key, query],
-                        mask: None,
-                        inverse: None,
-                        partial: &partial,
-                    };
-                    instance.prepare(device, shape, &operands)
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let work = |i: usize| launches[i % sets].launch(device);
-            entries.push(Entry::new(device, instance.to_string(), repeats, work)?);
-            partials.push(partial);
-        }
+        let launches = buffers
+            .iter()
+            .map(|set| {
+                let operands = Operands {
+                    addresses: std::array::from_fn(|i| address(&set[i], &device.stream)),
+                    strides: [query, key, key, query],
+                    inverse: None,
+                };
+                Attention::new(device, &config, shape, &operands)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let work = |i: usize| launches[i % sets].launch(device);
+        let mut entries = [Entry::new(device, config.to_string(), repeats, work)?];
         timing::time(device, &mut entries)?;
         for entry in &entries {
             let ms = entry.median();
@@ -74,7 +63,7 @@ pub fn bench(device: &Device, only: &str) -> Result<Vec<Value>> {
                 entry.name,
             );
             records.push(json!({
-                "attention": [batch, heads, group, queries, keys, dim], "causal": causal,
+                "attention": [batch, heads, group, queries, keys, dim], "causal": config.causal,
                 "name": entry.name, "us": round(ms * 1e3, 100.0), "tflops": round(tflops, 10.0),
             }));
         }

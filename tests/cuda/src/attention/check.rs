@@ -1,11 +1,12 @@
 //! Attention against sums of f64.
 
-use super::instances::{Instance, Meaning, checked, shapes};
-use super::launch::{Operands, Shape};
+use super::instances::{checked, shapes};
+use super::launch::{Attention, Operands, Shape};
 use crate::device::{Buffer, Device, address};
 use crate::random::Random;
 use crate::timing;
 use anyhow::{Result, bail};
+use fqc_kernels::cuda::attention_sm90::AttentionSm90Config as Config;
 use fqc_kernels::cuda::gemm::Output;
 use half::{bf16, f16};
 
@@ -14,7 +15,6 @@ struct Problem {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
-    mask: Vec<f32>,
     inverse: Vec<f32>,
 }
 
@@ -37,11 +37,6 @@ pub fn check(device: &Device, only: &str) -> Result<()> {
             q: halves(batch * queries * heads * dim, 3.0),
             k: halves(keyed, 3.0),
             v: halves(keyed, 2.0),
-            mask: halves(batch * keys, 2.0)
-                .iter()
-                .enumerate()
-                .map(|(i, &m)| if i % 5 == 2 { f32::MIN } else { m })
-                .collect(),
             inverse: random.floats(heads * dim, 50.0, 90.0),
         };
         for config in checked(shape) {
@@ -55,8 +50,7 @@ pub fn check(device: &Device, only: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_one(device: &Device, instance: &Instance, problem: &Problem) -> Result<()> {
-    let config = &instance.meaning();
+fn check_one(device: &Device, config: &Config, problem: &Problem) -> Result<()> {
     let Shape { batch, heads, group, queries, keys, dim } = problem.shape;
     let upload = |values: &[f32]| -> Result<Buffer> {
         if config.output == Output::Bf16 {
@@ -69,20 +63,17 @@ fn check_one(device: &Device, instance: &Instance, problem: &Problem) -> Result<
     let elements = batch * queries * heads * dim;
     let bytes = elements * config.output.bytes();
     let out = device.filled(bytes + 64, POISON)?;
-    let partial = instance.partial_bytes(device, problem.shape);
     let at = |buffer: &Buffer| address(buffer, &device.stream);
     let key_strides = problem.shape.strides(keys, heads / group);
     let query_strides = problem.shape.strides(queries, heads);
     let operands = Operands {
         addresses: [at(&q), at(&k), at(&v), at(&out)],
         strides: [query_strides, key_strides, key_strides, query_strides],
-        mask: Some(&device.upload(&problem.mask)?),
         inverse: Some(&device.upload(&problem.inverse)?),
-        partial: &device.filled(partial, POISON)?,
     };
-    instance.prepare(device, problem.shape, &operands)?.launch(device)?;
+    Attention::new(device, config, problem.shape, &operands)?.launch(device)?;
     let result = device.download(&out)?;
-    let place = |at: usize| format!("{instance} at {:?}, element {at}", problem.shape);
+    let place = |at: usize| format!("{config} at {:?}, element {at}", problem.shape);
     if result[bytes..].iter().any(|&byte| byte != POISON) {
         bail!("{}: writes past its result", place(elements));
     }
@@ -113,7 +104,7 @@ fn check_one(device: &Device, instance: &Instance, problem: &Problem) -> Result<
 }
 
 /// Row `row` of `[batch][queries][heads]` by the definition.
-fn expected(config: &Meaning, problem: &Problem, row: usize) -> Vec<f64> {
+fn expected(config: &Config, problem: &Problem, row: usize) -> Vec<f64> {
     let Shape { heads, group, queries, keys, dim, .. } = problem.shape;
     let (head, query, batch) = (row % heads, row / heads % queries, row / heads / queries);
     let key_heads = heads / group;
@@ -126,8 +117,7 @@ fn expected(config: &Meaning, problem: &Problem, row: usize) -> Vec<f64> {
             let dot: f64 = (0..dim)
                 .map(|i| f64::from(problem.q[row * dim + i]) * of_key(&problem.k, key, i))
                 .sum();
-            let mask = if config.mask { problem.mask[batch * keys + key] } else { 0.0 };
-            dot / (dim as f64).sqrt() + f64::from(mask)
+            dot / (dim as f64).sqrt()
         })
         .collect();
     let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);

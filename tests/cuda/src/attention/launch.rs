@@ -1,12 +1,11 @@
-//! Launches `attention.cuh` and `attention_sm90.cuh`.
+//! Launches `attention_sm90_boxes.cuh`.
 
 use crate::device::{Buffer, Device, address};
 use crate::gemm::{TensorMap, tensor_map};
 use anyhow::Result;
 use cudarc::driver::sys::{CUtensorMapDataType, CUtensorMapSwizzle};
 use cudarc::driver::{CudaFunction, DeviceRepr};
-use fqc_kernels::cuda::attention::{AttentionConfig, SUM_THREADS};
-use fqc_kernels::cuda::attention_sm90::{AttentionSm90Config, KEYS, QUERIES, THREADS};
+use fqc_kernels::cuda::attention_sm90::{AttentionSm90Config as Config, KEYS, QUERIES, THREADS};
 
 /// Elements from one batch, head and row to the next.
 #[derive(Clone, Copy)]
@@ -16,31 +15,6 @@ pub struct Strides {
     pub head: i64,
     pub row: i64,
 }
-
-/// `AttentionArguments` of the source.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Arguments {
-    q: u64,
-    k: u64,
-    v: u64,
-    out: u64,
-    mask: u64,
-    partial: u64,
-    inverse: u64,
-    strides: [Strides; 4],
-    mask_strides: [i64; 4],
-    batch: i32,
-    queries: i32,
-    keys: i32,
-    heads: i32,
-    group: i32,
-    splits: i32,
-    scale: f32,
-}
-
-// SAFETY: the layout is that of the kernel's parameter.
-unsafe impl DeviceRepr for Arguments {}
 
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -54,10 +28,6 @@ pub struct Shape {
 }
 
 impl Shape {
-    pub fn rows(&self) -> usize {
-        self.queries * self.group
-    }
-
     /// Strides of `[batch][sequence][heads][dim]`, which is how projections leave them.
     pub fn strides(&self, sequence: usize, heads: usize) -> Strides {
         let row = (heads * self.dim) as i64;
@@ -78,87 +48,13 @@ impl Shape {
 pub struct Operands<'a> {
     pub addresses: [u64; 4],
     pub strides: [Strides; 4],
-    /// `[batch][keys]`, the same for all heads and queries.
-    pub mask: Option<&'a Buffer>,
     pub inverse: Option<&'a Buffer>,
-    pub partial: &'a Buffer,
-}
-
-pub struct Attention {
-    kernel: CudaFunction,
-    sum: Option<CudaFunction>,
-    arguments: Arguments,
-    grid: [u32; 3],
-    threads: u32,
-    shared_bytes: usize,
-}
-
-/// Parts of the keys of a launch.
-pub fn splits(device: &Device, config: &AttentionConfig, shape: Shape) -> usize {
-    let tiles = shape.rows().div_ceil(config.rows());
-    let blocks = tiles * shape.heads / shape.group * shape.batch;
-    config.splits(blocks, shape.keys, device.processors as usize)
-}
-
-impl Attention {
-    pub fn new(
-        device: &Device,
-        config: &AttentionConfig,
-        shape: Shape,
-        operands: &Operands,
-    ) -> Result<Self> {
-        let shared_bytes = config.shared_bytes();
-        let kernel = device.kernel(&config.to_string(), || config.source(), shared_bytes)?;
-        let sum = match config.split {
-            true => Some(device.kernel(&config.sum_name(), || config.sum_source(), 0)?),
-            false => None,
-        };
-        let tiles = shape.rows().div_ceil(config.rows());
-        let splits = splits(device, config, shape);
-        let [q, k, v, out] = operands.addresses;
-        let at = |buffer: &Buffer| address(buffer, &device.stream);
-        Ok(Self {
-            kernel,
-            sum,
-            arguments: Arguments {
-                q,
-                k,
-                v,
-                out,
-                mask: operands.mask.map_or(0, at),
-                partial: at(operands.partial),
-                inverse: operands.inverse.map_or(0, at),
-                strides: operands.strides,
-                mask_strides: [shape.keys as i64, 0, 0, 1],
-                batch: shape.batch as i32,
-                queries: shape.queries as i32,
-                keys: shape.keys as i32,
-                heads: shape.heads as i32,
-                group: shape.group as i32,
-                splits: splits as i32,
-                scale: 1.0 / (shape.dim as f32).sqrt(),
-            },
-            grid: [(tiles * splits) as u32, (shape.heads / shape.group) as u32, shape.batch as u32],
-            threads: config.threads(),
-            shared_bytes,
-        })
-    }
-
-    pub fn launch(&self, device: &Device) -> Result<()> {
-        let Self { kernel, sum, arguments, grid, threads, shared_bytes } = self;
-        device.launch_grid(kernel, arguments, *grid, *threads, *shared_bytes, true)?;
-        let Some(sum) = sum else {
-            return Ok(());
-        };
-        let rows = (arguments.batch * arguments.heads * arguments.queries) as u32;
-        device.launch(sum, arguments, rows.div_ceil(SUM_THREADS / 32), SUM_THREADS, 0, true)
-    }
 }
 
 /// `AttentionSm90Arguments` of the source.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Operands90 {
+struct Inputs {
     maps: [TensorMap; 3],
     queries: i32,
     keys: i32,
@@ -169,26 +65,26 @@ struct Operands90 {
 /// `AttentionBoxesArguments` of the source.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Sm90Arguments {
-    attention: Operands90,
+struct Arguments {
+    attention: Inputs,
     out: TensorMap,
     inverse: u64,
 }
 
 // SAFETY: the layout is that of the kernel's parameter.
-unsafe impl DeviceRepr for Sm90Arguments {}
+unsafe impl DeviceRepr for Arguments {}
 
-pub struct AttentionSm90 {
+pub struct Attention {
     kernel: CudaFunction,
-    arguments: Sm90Arguments,
+    arguments: Arguments,
     blocks: u32,
     shared_bytes: usize,
 }
 
-impl AttentionSm90 {
+impl Attention {
     pub fn new(
         device: &Device,
-        config: &AttentionSm90Config,
+        config: &Config,
         shape: Shape,
         operands: &Operands,
     ) -> Result<Self> {
@@ -225,8 +121,8 @@ impl AttentionSm90 {
         };
         Ok(Self {
             kernel,
-            arguments: Sm90Arguments {
-                attention: Operands90 {
+            arguments: Arguments {
+                attention: Inputs {
                     maps: [
                         map(0, shape.queries, shape.heads)?,
                         map(1, shape.keys, key_heads)?,

@@ -8,4 +8,3 @@ mod launch;
 pub use bench::bench;
 pub use check::check;
 pub use instances::all;
-pub use launch::{AttentionSm90, Operands, Shape, Strides};
