@@ -19,16 +19,24 @@ pub(crate) fn parts(
         && buffer.place == Place::Arena
         && own.output == GemmOutput::F32
         && matches!(own.input, GemmInput::Codes { .. });
+    let all_rows = |view: &View| rows(view) == rows(result);
     let start = |view: &View| {
         let start = usize::try_from(view.offset.as_const()?).ok()?;
         let inside = view.buffer == result.buffer
+            && all_rows(view)
             && start + quantize.base <= own.n
             && *view.shape.last()? == Dim::from(quantize.base)
             && view.strides == wide_rows(view, own.n);
         inside.then_some(start)
     };
-    let rows = codes.results[0].is_contiguous() && codes.results[0].offset == Dim::zero();
-    if !whole || !rows { None } else { Some([start(x)?, start(y)?]) }
+    let to = &codes.results[0];
+    let fills = to.is_contiguous() && to.offset == Dim::zero() && all_rows(to);
+    if !whole || !fills { None } else { Some([start(x)?, start(y)?]) }
+}
+
+/// Rows of a view, whatever its rank.
+fn rows(view: &View) -> Option<Dim> {
+    view.shape.split_last().map(|(_, outer)| fqc_ir::dim::product(outer))
 }
 
 /// Strides of a view of rows that are `n` apart.

@@ -118,7 +118,7 @@ __device__ __forceinline__ u32 to_code(float y, float inverse, float below) {
     if constexpr (!kDigits) {
         return __float_as_uint(fminf(fmaxf(wide, kLow), kMax) + kLarge);
     } else {
-        // No digit ends above 2^15 (kernels/src/cuda/quantize.rs).
+        // The digits that instances without a printed epilogue give end below 2^15.
         constexpr float kWidest = 32767.0f;
         const float c = (fminf(fmaxf(wide, kLow < 0.0f ? -kWidest : 0.0f), kWidest) + kLarge) - kLarge;
         const float size = fminf(fmaxf(fabsf(c) - below, 0.0f), kMax);

@@ -11,12 +11,12 @@
 //! ```
 
 use fqc_ir::dim::{Atom, product};
-use fqc_ir::{BinaryOp, Const, Dim, Graph, NodeId, Op};
+use fqc_ir::{BinaryOp, Const, Dim, Elem, Graph, NodeId, Op};
 
 use crate::pattern::{binary, ty};
 
 /// Larger constants are not searched.
-const MAX_ELEMENTS: usize = 1 << 20;
+const MAX_ELEMENTS: usize = 1 << 17;
 
 /// A value whose every element is `first` plus, for each axis, `steps` times its index there. Along an
 /// axis of size one the step is zero.
@@ -62,16 +62,34 @@ impl Position {
     }
 }
 
+/// Nodes that are looked at for one value, at most.
+const VISITS: usize = 64;
+
+/// Largest factor or constant in a position: integers of a run do not wrap where these and sizes of tensors meet.
+const MOST: i64 = 1 << 30;
+
 /// What the value counts, if it is known to.
 pub fn position(graph: &Graph, id: NodeId) -> Option<Position> {
-    let node = graph.node(id);
-    if !node.ty.elem.is_int() || node.ty.elem.bits() < 32 {
+    visit(graph, id, &mut { VISITS })
+}
+
+fn visit(graph: &Graph, id: NodeId, visits: &mut usize) -> Option<Position> {
+    *visits = visits.checked_sub(1)?;
+    if !matches!(ty(graph, id).elem, Elem::I32 | Elem::I64) {
         return None;
     }
+    let position = of_node(graph, id, visits)?;
+    let small = |number: &Dim| number.terms().all(|(_, factor)| (-MOST..=MOST).contains(&factor));
+    let all_small = small(&position.first) && position.steps.iter().all(small);
+    all_small.then_some(position)
+}
+
+fn of_node(graph: &Graph, id: NodeId, visits: &mut usize) -> Option<Position> {
+    let node = graph.node(id);
     let rank = node.ty.rank();
-    let from = || {
+    let mut from = || {
         let x = graph.operand(id, 0)?;
-        Some((position(graph, x)?, &ty(graph, x).shape[..]))
+        Some((visit(graph, x, visits)?, &ty(graph, x).shape[..]))
     };
     match &node.op {
         Op::Iota(len) => {
@@ -96,19 +114,19 @@ pub fn position(graph: &Graph, id: NodeId) -> Option<Position> {
             let (position, _) = from()?;
             position.moved(rank, |axis| order.iter().position(|&from| from == axis))
         }
-        Op::Slice { start, step, .. } => {
+        Op::Slice { start, len, step } => {
             let mut position = from()?.0;
-            let along = position.steps.iter_mut().zip(start.iter().zip(step));
-            position.first = along.fold(position.first, |first, (by, (start, &step))| {
-                let skipped = start.clone() * by.clone();
-                *by = by.clone() * Dim::from(step);
-                first + skipped
-            });
+            for (axis, by) in position.steps.iter_mut().enumerate() {
+                position.first = position.first + start[axis].clone() * by.clone();
+                let moves = len[axis].as_const() != Some(1);
+                *by = if moves { by.clone() * Dim::from(step[axis]) } else { Dim::zero() };
+            }
             Some(position)
         }
         Op::Binary(op @ (BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul)) => {
             let (x, y) = binary(graph, id, *op)?;
-            let operand = |x| position(graph, x)?.stretched(&ty(graph, x).shape, &node.ty.shape);
+            let mut operand =
+                |x| visit(graph, x, visits)?.stretched(&ty(graph, x).shape, &node.ty.shape);
             combined(*op, operand(x)?, operand(y)?)
         }
         _ => None,

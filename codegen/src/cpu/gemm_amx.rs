@@ -11,8 +11,8 @@
 //!
 //! A step of four products takes the tile registers 64 cycles and its four loads the load ports 32,
 //! so that the rows of the tile before, a few of which are finished after each product, find room.
-//! Lines that are asked for early take it from them: each of a weight is asked for once, a panel ahead
-//! by all tiles of rows that pass by it, a few steps ahead by one that is alone.
+//! Lines that are asked for early take it from them: each of an INT8 or bf16 weight is asked for once, a
+//! panel ahead by all tiles of rows that pass by it, a few steps ahead by one that is alone.
 
 use fqc_ir::Elem;
 use fqc_kernels::gemm::PANEL;

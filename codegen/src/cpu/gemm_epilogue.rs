@@ -73,7 +73,7 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
         Epilogue { gemm, vectors, tables, pairs, row: at.row, out, operands }
     }
 
-    /// Whether all columns hold first digits; `None` if the result is no codes.
+    /// Whether all columns hold first digits; `None` if the result is no codes, or those of pairs.
     pub fn first_digits(&self) -> Option<Val<'c>> {
         self.tables.first_digits(self.gemm)
     }

@@ -1,6 +1,8 @@
 //! Steps of a plan that are one launch on a GPU, where each launch costs microseconds and floats between
 //! two of them a way through memory.
 
+use std::collections::BTreeMap;
+
 use fqc_ir::dim::Dim;
 use fqc_ir::expr::Expr;
 use fqc_ir::plan::{Kernel, Place, Plan, Precision, RowQuantize, Step, View};
@@ -8,7 +10,6 @@ use fqc_ir::plan::{Kernel, Place, Plan, Precision, RowQuantize, Step, View};
 use super::text::divides;
 use super::turned::Rotary;
 use super::{Arch, attention, pair};
-use std::collections::BTreeMap;
 
 /// Element-wise steps of one launch at most.
 const MOST_PARTS: usize = 8;

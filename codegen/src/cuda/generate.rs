@@ -156,8 +156,11 @@ fn packed_gemm(
         return gemm_sm80::gemm(step, own, stored, native);
     }
     let pairing = pairing(step, kind);
-    let tiles = tuning.tiles(&Layer::of(own, stored, pairing.as_ref()));
     let rotary = if let Kind::Turned(rotary) = kind { Some(rotary) } else { None };
+    let layer = Layer::of(own, stored, pairing.as_ref());
+    // Tiles were timed without a rotation.
+    let tiles =
+        if rotary.is_some() { Tuning::default().tiles(&layer) } else { tuning.tiles(&layer) };
     gemm::gemm(step, own, stored, pairing.as_ref(), rotary, tiles)
 }
 

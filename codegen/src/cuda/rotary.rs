@@ -11,6 +11,7 @@ use fqc_ir::plan::{Extra, Gemm, GemmInput, GemmOutput, Kernel, Place, Plan, Step
 use fqc_ir::types::Elem;
 
 use super::pair::{Columns, by_column};
+use super::text::divides;
 use super::turned::{PIECE, Rotary, TABLES, Table};
 use super::{Arch, gemm};
 
@@ -249,11 +250,12 @@ fn same_rows(a: &View, b: &View) -> bool {
     a.buffer == b.buffer && a.offset == b.offset && a.strides == b.strides
 }
 
-/// Whether heads \[b, h, s, d\] are columns of rows of `n` elements.
+/// Whether heads \[b, h, s, d\] are columns of rows of `n` elements, from one on that attention can load.
 fn in_rows(view: &View, n: usize) -> bool {
     let [_, _, tokens, width] = &view.shape[..] else { return false };
     let row = Dim::from(n);
-    view.strides == [tokens.clone() * row.clone(), width.clone(), row, Dim::one()]
+    divides(PIECE as i64, &view.offset)
+        && view.strides == [tokens.clone() * row.clone(), width.clone(), row, Dim::one()]
 }
 
 /// The columns of heads that follow each other without a gap, and the width of one.

@@ -14,6 +14,7 @@ use fqc_kernels::cuda::pack::BLOCK_K;
 
 pub use fqc_kernels::cuda::choose::{BUCKETS, Tile};
 
+use super::fuse::Kind;
 use super::generate::{Launches, pairing};
 use super::writer::Pairing;
 use super::{Arch, gemm};
@@ -80,6 +81,10 @@ pub fn layers(plan: &Plan) -> Vec<(Layer, usize)> {
     let launches = Launches::of(plan, Arch::Sm90a);
     let mut layers: Vec<(Layer, usize)> = Vec::new();
     for (step, own, kind) in launches.gemms(Arch::Sm90a) {
+        // What times a gemm alone does not rotate.
+        if matches!(kind, Kind::Turned(_)) {
+            continue;
+        }
         let stored = launches.plan.buffer(step.results[0].buffer).elem;
         let layer = Layer::of(own, stored, pairing(step, kind).as_ref());
         match layers.iter_mut().find(|(known, _)| *known == layer) {
@@ -172,7 +177,7 @@ impl Tuning {
             return Err(format!("tiles are chosen for {BUCKETS:?} rows, not for {rows}"));
         }
         if !choose::candidates(layer.k, layer.weights).contains(&tile) {
-            return Err(format!("this gemm cannot split K as `{tile}` does"));
+            return Err(format!("this gemm cannot take `{tile}`"));
         }
         self.tiles.entry(layer.to_string()).or_default().insert(rows, tile);
         Ok(())

@@ -2,8 +2,9 @@
 //!
 //! Reading order: [`pipeline`] (the whole way, top to bottom) and [`settings`]; what it calls:
 //! [`calibrate`] (with [`data`], [`fqcal`]), [`sensitivity`], [`quantise`] and [`gptq`], all of which run the
-//! float graph through [`parts`], on code that [`host`] generates; [`target`] (with [`tuned`]), [`memory`] and [`report`]; then [`evaluate`], [`experiment`]
-//! and [`analyze`]; then [`cmd`], one file a command.
+//! float graph through [`parts`], on code that [`host`] generates; [`target`] (with [`tuned`], and [`tiles`] and
+//! [`whole`], which measure what it takes), [`memory`] and [`report`]; then [`evaluate`], [`experiment`] and
+//! [`analyze`]; then [`cmd`], one file a command.
 
 #![forbid(unsafe_code)]
 

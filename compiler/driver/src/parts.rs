@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_give_the_values_of_the_whole_bit_for_bit() {
+    fn parts_give_the_values_of_the_whole_bit_for_bit() {
         let interrupt = Interrupt::default();
         let verbosity = Verbosity::Quiet;
         let mut cx = Context::new(&interrupt, verbosity, 1);

@@ -12,6 +12,7 @@ use fqc_codegen::cuda::trial::{self, Trial};
 use fqc_codegen::cuda::tuning::Tile;
 use fqc_codegen::cuda::{Compiler, Error, Layer};
 use fqrt::{Gpu, Session, SessionOptions, Tensor};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Nanoseconds of a replay, about, and of those before the timed ones.
@@ -138,7 +139,10 @@ impl Tuner<'_> {
         };
         let mut made: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..self.cx.threads.max(1)).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().flat_map(|t| t.join().unwrap_or_default()).collect()
+            threads
+                .into_iter()
+                .flat_map(|t| t.join().unwrap_or_else(|panic| resume_unwind(panic)))
+                .collect()
         });
         made.sort_by_key(|(tile, _)| (tile.tokens, tile.split));
         let mut contenders = Vec::new();

@@ -16,10 +16,8 @@ use fqrt::{Gpu, Model, Session, SessionOptions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A tile is tried in the model if alone it is so many times faster than the one there. Where no sizes of the
-/// inputs give so many rows, it is taken untried if it is so many times faster.
+/// A tile is tried in the model if alone it is so many times faster than the one there.
 const HOPEFUL: f64 = 1.01;
-const CLEAR: f64 = 1.1;
 
 /// A model is clearly faster if its time is less than this share of the other's, in the mean of the places, and is
 /// smaller in all places but one.
@@ -75,10 +73,7 @@ pub fn settle(
         let mut alike: BTreeMap<String, Group<'_>> = BTreeMap::new();
         for (index, (layer, results)) in tried.iter().enumerate() {
             let result = &results[at];
-            let Some((best, gain, own)) = better(result) else { continue };
-            if shapes[at].is_none() && gain >= CLEAR {
-                taken.insert((index, rows), best.tile);
-            }
+            let Some((best, own)) = better(result) else { continue };
             let steps = exchange::steps(&image.program, rows, own);
             let Some(instance) = &best.instance else { continue };
             if shapes[at].is_none() || steps.is_empty() {
@@ -125,11 +120,11 @@ pub fn settle(
     Ok((taken, whole))
 }
 
-/// What is fastest alone, how many times faster than the tile of the model of its time, and that one's kernel.
-fn better(tried: &Tried) -> Option<(&Timed, f64, &Instance)> {
+/// What is fastest alone, if it is faster than the tile of the model of its time, and that one's kernel.
+fn better(tried: &Tried) -> Option<(&Timed, &Instance)> {
     let (best, own) = (tried.fastest()?, tried.of(tried.model)?);
-    let gain = own.us / best.us;
-    (best.tile != tried.model && gain >= HOPEFUL).then_some((best, gain, own.instance.as_ref()?))
+    let hopeful = best.tile != tried.model && own.us / best.us >= HOPEFUL;
+    hopeful.then_some((best, own.instance.as_ref()?))
 }
 
 /// What layers share that differ in sizes.

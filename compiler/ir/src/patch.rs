@@ -69,7 +69,8 @@ impl Patch {
         self.replace.push((old, new.into()));
     }
 
-    /// The graph takes this for granted from now on: what the patch replaces fails where it does not hold.
+    /// The graph takes this for granted from now on: what the patch replaces fails where it does not hold, or
+    /// computes nothing.
     pub fn limit(&mut self, limit: Limit) {
         self.limits.push(limit);
     }

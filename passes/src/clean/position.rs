@@ -56,7 +56,8 @@ fn from_on(op: BinaryOp, p: &Position, bound: &Dim) -> Option<bool> {
 }
 
 /// A lookup whose indices are positions along axes of its result. Where these may reach beyond what is
-/// looked up, which makes the lookup fail, that they do not becomes a limit of the graph.
+/// looked up, which makes the lookup fail (unless it finds nothing at all), that they do not becomes a
+/// limit of the graph.
 pub fn looked_up(graph: &Graph, id: NodeId) -> Option<Patch> {
     let name = &graph.node(id).name;
     let mut patch = Patch::new();

@@ -135,7 +135,8 @@ fn id(name: &str, i: usize, tokens: usize, random: &mut Random) -> i64 {
 }
 
 fn floats_of(name: &str, shape: &[usize], count: usize, random: &mut Random) -> Vec<f32> {
-    let (width, tokens) = (shape[shape.len() - 1], shape[shape.len().saturating_sub(2)]);
+    let size = |from_end: usize| shape.iter().rev().nth(from_end).map_or(1, |&size| size.max(1));
+    let (width, tokens) = (size(0), size(1));
     let value = |i: usize| {
         let (token, channel) = (i / width % tokens, i % width);
         let half = (width / 2).max(1);

@@ -75,8 +75,9 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         ));
     }
     let cx = context(interrupt, args.quiet, None);
-    let reach: usize = layers.iter().map(|(layer, n)| trial::weight_bytes(layer) * n).sum();
-    let tuner = Tuner { gpu: &gpu, compiler: &compiler, reach: reach.min(ROTATION), cx: &cx };
+    let bytes = layers.iter().map(|(layer, n)| trial::weight_bytes(layer).saturating_mul(*n));
+    let reach = bytes.fold(0, usize::saturating_add).min(ROTATION);
+    let tuner = Tuner { gpu: &gpu, compiler: &compiler, reach, cx: &cx };
     let kinds: BTreeSet<String> = layers.iter().map(|(l, _)| l.in_blocks().to_string()).collect();
     let mut stage = Stage::new("tune", (kinds.len() * rows.len()) as u64, cx.verbosity);
     let mut alike: BTreeMap<String, Vec<Tried>> = BTreeMap::new();
