@@ -55,5 +55,5 @@ fn a_tile_that_a_gemm_cannot_have_is_refused() {
             other => panic!("{other:?}"),
         }
     };
-    assert!(refused(4, "128x32_k2").contains("cannot split K"));
+    assert!(refused(4, "128x32_k2").contains("cannot take `128x32_k2`"));
 }

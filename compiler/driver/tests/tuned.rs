@@ -161,7 +161,7 @@ fn what_a_compilation_cannot_take_is_told() {
     let gemm = "weights=bf16; k=64; n=64; epilogue=arg0; extras=; output=f32";
     let file = measured(&json!({ "gemms": [{ "gemm": gemm }] }), "128x32_k2", &[16]);
     fs::write(&tuned, file.to_string()).expect("writes");
-    expect(&compile("cuda"), 7, "gemms[0].rows[0]: this gemm cannot split K");
+    expect(&compile("cuda"), 7, "gemms[0].rows[0]: this gemm cannot take `128x32_k2`");
     let other = file.to_string().replace("sm_90a", "sm_100a");
     fs::write(&tuned, other).expect("writes");
     expect(&compile("cuda"), 7, "it is for `sm_100a`");
