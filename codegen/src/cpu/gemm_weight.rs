@@ -73,8 +73,12 @@ impl<'c> Gemm<'_, '_, 'c> {
     /// Bytes from a panel to the next, and between the end of its first group and the second.
     pub fn next_panel(&self) -> (i64, i64) {
         let (_, columns, second) = self.groups();
-        let bytes = |columns: i64| columns / GROUP as i64 * self.group_bytes();
-        (bytes(columns), bytes(second) - self.group_bytes())
+        (self.bytes(columns), self.bytes(second) - self.group_bytes())
+    }
+
+    /// Bytes of whole groups of columns of the packed weight.
+    fn bytes(&self, columns: i64) -> i64 {
+        columns / GROUP as i64 * self.group_bytes()
     }
 
     /// Bytes of one sixteen-column group of the packed weight.
@@ -87,10 +91,9 @@ impl<'c> Gemm<'_, '_, 'c> {
     pub fn packed(&self, panel: Val<'c>) -> Weight<'c> {
         let b = self.b;
         let (first, columns, second) = self.groups();
-        let bytes = |columns: i64| columns / GROUP as i64 * self.group_bytes();
-        let first = b.offset(self.weight, b.i64c(bytes(first)));
-        let first = b.offset(first, b.mul(panel, b.i64c(bytes(columns))));
-        Weight { first, group_bytes: bytes(second), halves: self.desc.weight == Elem::I4 }
+        let first = b.offset(self.weight, b.i64c(self.bytes(first)));
+        let first = b.offset(first, b.mul(panel, b.i64c(self.bytes(columns))));
+        Weight { first, group_bytes: self.bytes(second), halves: self.desc.weight == Elem::I4 }
     }
 
     /// The panel that [`Gemm::unpack`] has put into scratch.

@@ -7,6 +7,7 @@ use fqc_ir::plan::View;
 
 use super::epilogue::Epilogue;
 use super::text::{Text, divides};
+use super::writer;
 
 /// Cosines of both halves of a head, sines of both halves.
 pub const TABLES: usize = 4;
@@ -71,11 +72,7 @@ impl Rotary {
         let Range { start, end } = self.columns;
         t.line(format!("constexpr int kRows = kTokens < 64 ? kTokens / 2 : 32, kPitch = {PITCH};"));
         t.line(format!("constexpr int kOwn = (kRows * {PIECES} + 127) / 128;"));
-        t.line(e.pointers.trim());
-        t.line(
-            "const int own = threadIdx.x % 128, q = own % 4, r = own % 32 / 4, warp = own / 32;",
-        );
-        t.line("const u32 barrier = 1 + threadIdx.x / 128;");
+        writer::threads(e, t);
         t.line(format!("const int piece = own % {PIECES} * {PIECE};"));
         t.line("const int column = first - warp * 16 - r * 2 + piece;");
         t.line(format!("const bool turned = column >= {start} && column < {end};"));
@@ -105,24 +102,7 @@ impl Rotary {
         t.line("    }");
         t.line("};");
         t.line("fetch(0);");
-        t.line("#pragma unroll");
-        t.line("for (int chunk = 0; chunk < kTokens; chunk += kRows) {");
-        t.line("    named_barrier(barrier, 128);");
-        t.line("    if (first < args.n) {");
-        t.line("#pragma unroll");
-        t.line("    for (int i = 0; i < kRows / 4; ++i) {");
-        t.line(
-            "        const int row = i / 2 * 8 + 2 * q + i % 2, at = (chunk / 8 + i / 2) * 4 + i % 2;",
-        );
-        t.line("        float results[2];");
-        for c in 0..2 {
-            t.line("        {");
-            t.line(format!("        const Column& t = columns.of[{c}];"));
-            t.line(format!("        const int acc = sums[at + {c} * 2] >> kShift;"));
-            t.line(e.apply.trim());
-            t.line(format!("        results[{c}] = result;"));
-            t.line("        }");
-        }
+        writer::results_of_rows(e, "float", t);
         t.line(
             "        asm volatile(\"st.shared.v2.f32 [%0], {%1, %2};\" \
              ::\"r\"(scratch + row * kPitch + warp * 64 + r * 8), \

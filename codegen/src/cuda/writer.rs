@@ -126,28 +126,9 @@ pub fn through_shared(
     let bytes = if pairing.is_some() { 32 } else { 64 };
     let pitch = bytes + PIECE;
     t.line("constexpr int kRows = kTokens < 64 ? kTokens : 64;");
-    t.line(e.pointers.trim());
-    t.line("const int own = threadIdx.x % 128, q = own % 4, r = own % 32 / 4, warp = own / 32;");
-    t.line("const u32 barrier = 1 + threadIdx.x / 128;");
-    t.line("#pragma unroll");
-    t.line("for (int chunk = 0; chunk < kTokens; chunk += kRows) {");
-    t.line("    named_barrier(barrier, 128);");
-    t.line("    if (first < args.n) {");
-    t.line("#pragma unroll");
-    t.line("    for (int i = 0; i < kRows / 4; ++i) {");
-    t.line(
-        "        const int row = i / 2 * 8 + 2 * q + i % 2, at = (chunk / 8 + i / 2) * 4 + i % 2;",
-    );
+    threads(e, t);
     let kind = if pairing.is_some() { "float" } else { "u32" };
-    t.line(format!("        {kind} results[2];"));
-    for c in 0..2 {
-        t.line("        {");
-        t.line(format!("        const Column& t = columns.of[{c}];"));
-        t.line(format!("        const int acc = sums[at + {c} * 2] >> kShift;"));
-        t.line(e.apply.trim());
-        t.line(format!("        results[{c}] = result;"));
-        t.line("        }");
-    }
+    results_of_rows(e, kind, t);
     match pairing {
         Some(Pairing { expr, quantize, .. }) => {
             let args = ["results[0]", "results[1]"].map(|x| (x.to_owned(), Elem::F32));
@@ -188,6 +169,36 @@ pub fn through_shared(
     t.line("}");
     debug_assert!(ROWS as i64 * pitch <= 8192, "two chunks of a staged result hold it");
     Ok(())
+}
+
+/// What a thread of a warpgroup is, where results pass through shared memory.
+pub fn threads(e: &Epilogue, t: &mut Text) {
+    t.line(e.pointers.trim());
+    t.line("const int own = threadIdx.x % 128, q = own % 4, r = own % 32 / 4, warp = own / 32;");
+    t.line("const u32 barrier = 1 + threadIdx.x / 128;");
+}
+
+/// The beginning of the loop over pieces of `kRows` tokens, and of the one over the rows of which this
+/// thread has sums: their two `results` in `row`. Both loops, and a condition, are left open.
+pub fn results_of_rows(e: &Epilogue, kind: &str, t: &mut Text) {
+    t.line("#pragma unroll");
+    t.line("for (int chunk = 0; chunk < kTokens; chunk += kRows) {");
+    t.line("    named_barrier(barrier, 128);");
+    t.line("    if (first < args.n) {");
+    t.line("#pragma unroll");
+    t.line("    for (int i = 0; i < kRows / 4; ++i) {");
+    t.line(
+        "        const int row = i / 2 * 8 + 2 * q + i % 2, at = (chunk / 8 + i / 2) * 4 + i % 2;",
+    );
+    t.line(format!("        {kind} results[2];"));
+    for c in 0..2 {
+        t.line("        {");
+        t.line(format!("        const Column& t = columns.of[{c}];"));
+        t.line(format!("        const int acc = sums[at + {c} * 2] >> kShift;"));
+        t.line(e.apply.trim());
+        t.line(format!("        results[{c}] = result;"));
+        t.line("        }");
+    }
 }
 
 /// Whether the operands that differ from row to row can be read in pairs of neighbours.

@@ -86,7 +86,7 @@ impl Device {
         Ok(buffer)
     }
 
-    pub fn poison(&self, buffer: &mut Buffer, value: u8) -> Result<()> {
+    fn poison(&self, buffer: &mut Buffer, value: u8) -> Result<()> {
         let (address, length) = (address(buffer, &self.stream), buffer.len());
         // SAFETY: the range is the buffer's.
         unsafe {
@@ -131,19 +131,6 @@ impl Device {
         shared_bytes: usize,
         dependent: bool,
     ) -> Result<()> {
-        self.launch_grid(kernel, argument, [grid, 1, 1], threads, shared_bytes, dependent)
-    }
-
-    /// The same with a grid of three axes.
-    pub fn launch_grid<A: DeviceRepr>(
-        &self,
-        kernel: &CudaFunction,
-        argument: &A,
-        grid: [u32; 3],
-        threads: u32,
-        shared_bytes: usize,
-        dependent: bool,
-    ) -> Result<()> {
         let attribute = CUlaunchAttribute {
             id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],
@@ -151,9 +138,9 @@ impl Device {
         };
         let mut attributes = [attribute];
         let config = CUlaunchConfig {
-            gridDimX: grid[0],
-            gridDimY: grid[1],
-            gridDimZ: grid[2],
+            gridDimX: grid,
+            gridDimY: 1,
+            gridDimZ: 1,
             blockDimX: threads,
             blockDimY: 1,
             blockDimZ: 1,
