@@ -118,6 +118,17 @@ fn petgraph_and_llvm_are_named_in_one_place_each() {
 }
 
 #[test]
+fn only_the_command_line_names_its_commands() {
+    let driver = root().join("compiler/driver/src");
+    for (path, text) in sources() {
+        let Ok(inside) = path.strip_prefix(&driver) else { continue };
+        let commands = inside.starts_with("cmd") || inside.ends_with("main.rs");
+        let shown = path.display();
+        assert!(commands || !text.contains(concat!("crate::", "cmd")), "{shown} names a command");
+    }
+}
+
+#[test]
 fn every_file_says_what_it_is_and_stays_small() {
     let mut faults = Vec::new();
     for (path, text) in sources() {

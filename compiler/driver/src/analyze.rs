@@ -3,6 +3,8 @@
 
 use crate::data::Batch;
 use crate::exit::Failure;
+use crate::experiment::Outcome;
+use crate::fqcal::Origin;
 use crate::label;
 use crate::pipeline::{self, Context};
 use crate::progress::Stage;
@@ -29,6 +31,29 @@ const NAMED: usize = 5;
 
 /// Choices by the name of the group's input.
 type ByInput = BTreeMap<String, Choice>;
+
+/// Everything that was found.
+#[derive(Serialize)]
+pub struct Analysis {
+    pub producer: &'static str,
+    pub model: String,
+    pub settings: Settings,
+    pub calibration: Origin,
+    /// What the losses do not show.
+    pub note: Option<&'static str>,
+    /// The largest loss first.
+    pub groups: Vec<GroupAnalysis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub curve: Option<Curve>,
+}
+
+/// What a growing share of INT4 does.
+#[derive(Serialize)]
+pub struct Curve {
+    pub low: Scheme,
+    pub text: String,
+    pub points: Vec<Outcome>,
+}
 
 /// One group.
 #[derive(Clone, Debug, Serialize)]

@@ -4,7 +4,7 @@ use crate::exit::{Exit, Failure};
 use crate::npz;
 use crate::text::{self, Frame};
 use fqbin::Elem;
-use fqrt::Tensor;
+use fqrt::{Model, Outputs, Session, Tensor, TensorView};
 use std::path::{Path, PathBuf};
 
 /// Tokens that samples lack, for each token that they have.
@@ -19,6 +19,22 @@ pub struct Wanted {
     pub name: String,
     pub elem: Elem,
     pub rank: usize,
+}
+
+/// The inputs of a compiled model.
+pub fn model_inputs(model: &Model) -> Vec<Wanted> {
+    let ports = model.program().inputs.iter();
+    ports.map(|p| Wanted { name: p.name.clone(), elem: p.elem, rank: p.shape.len() }).collect()
+}
+
+/// Runs a batch.
+pub fn infer(session: &mut Session, batch: &Batch) -> Result<Outputs, Failure> {
+    Ok(session.run(&views(batch))?)
+}
+
+/// The views that a session takes.
+pub fn views(batch: &Batch) -> Vec<(&str, TensorView<'_>)> {
+    batch.iter().map(|(name, t)| (name.as_str(), t.view())).collect()
 }
 
 /// Where batches come from.

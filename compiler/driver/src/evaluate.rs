@@ -2,8 +2,7 @@
 //! encoders. One window at a time goes through both models, so that no more than one window's
 //! outputs of each are in memory.
 
-use crate::cmd::{infer, model_inputs};
-use crate::data::{Wanted, fill};
+use crate::data::{Wanted, fill, infer, model_inputs};
 use crate::exit::{Exit, Failure};
 use crate::metrics::cosine;
 use crate::progress::{Stage, Verbosity};

@@ -1,8 +1,8 @@
 //! Code for this machine's CPU: what calibration and comparison run, and what goes into files for CPUs.
 //! This is the border to the CPU backend; built without the feature `cpu`, `no_host.rs` is in its place.
 
-use crate::cmd::rates::{CopyRate, Rates};
 use crate::exit::{Exit, Failure};
+use crate::rates::{CopyRate, Rates};
 use fqbin::{Level, TargetImage};
 use fqc_codegen::cpu::ceiling::{Ceiling, Unit};
 use fqc_codegen::cpu::{self, CpuError};

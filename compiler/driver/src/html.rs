@@ -1,7 +1,6 @@
 //! An analysis as one self-contained page: no scripts, nothing fetched, light and dark.
 
-use crate::analyze::{GroupAnalysis, short, short_loss};
-use crate::cmd::analyze::{Analysis, Curve};
+use crate::analyze::{Analysis, Curve, GroupAnalysis, short, short_loss};
 use crate::evaluate::Scores;
 use crate::svg::{Axis, Plot, Scale, escape};
 use fqc_passes::quant::widths::Widths;

@@ -1,8 +1,8 @@
 //! In the place of `host.rs` where fqc is built without the feature `cpu`: nothing generates code for
 //! CPUs. Code for CPUs that lies in a file runs all the same.
 
-use crate::cmd::rates::Rates;
 use crate::exit::{Exit, Failure};
+use crate::rates::Rates;
 use fqbin::{Level, TargetImage};
 use fqc_ir::plan::Plan;
 

@@ -2,7 +2,7 @@
 //! it, in a graph behind a step that writes its operand, over as many weights as the model's gemms have together (or
 //! what any L2 holds), so that they come from where the model's come from.
 
-use crate::cmd::views;
+use crate::data::views;
 use crate::exit::Failure;
 use crate::pipeline::Context;
 use crate::target;

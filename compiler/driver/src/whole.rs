@@ -3,9 +3,10 @@
 //! clearly faster. Where the driver puts the code makes a model up to 1 % faster or slower, with the same kernels;
 //! each model is therefore loaded several times, to other places.
 
-use crate::cmd::{bench, model_inputs, views};
+use crate::data::{model_inputs, views};
 use crate::exit::Failure;
 use crate::pipeline::Context;
+use crate::shapes;
 use crate::tiles::{Timed, Tried};
 use crate::tuned::MeasuredWhole;
 use fqbin::{Binding, Program, TargetImage};
@@ -85,7 +86,7 @@ pub fn settle(
         }
         groups.push(alike.into_values().collect());
     }
-    let plain = load(gpu, image, PLACES_OF_ALL)?;
+    let plain = load(gpu, image, PLACES_OF_ALL, &[])?;
     let race = |others: &[Arc<Model>], at: usize| match &shapes[at] {
         Some(shapes) => Times::of(&plain, others, shapes, cx).map(Some),
         None => Ok(None),
@@ -94,14 +95,14 @@ pub fn settle(
     let mut winners: Vec<&Group<'_>> = Vec::new();
     for turn in 0..groups.iter().map(Vec::len).max().unwrap_or(0) {
         let now: Vec<_> = groups.iter().filter_map(|groups| groups.get(turn)).collect();
-        let others = load(gpu, &with(image, &now, &numbers), PLACES)?;
+        let others = load(gpu, &with(image, &now, &numbers), PLACES, &plain)?;
         for group in now {
             if race(&others, group.rows)?.is_some_and(|times| times.clearly_faster()) {
                 winners.push(group);
             }
         }
     }
-    let others = load(gpu, &with(image, &winners, &numbers), PLACES_OF_ALL)?;
+    let others = load(gpu, &with(image, &winners, &numbers), PLACES_OF_ALL, &plain)?;
     let mut whole = Vec::new();
     for (at, &rows) in numbers.iter().enumerate() {
         let Some(times) = race(&others, at)? else { continue };
@@ -133,23 +134,33 @@ fn kind(layer: &Layer) -> String {
     format!("{weights:?} {epilogue} {extras:?} {output:?} {}", layer.pair.is_some())
 }
 
-/// The steps of a layer, and the kernels that they get by number of rows.
-type Others<'t> = (&'t [usize], Vec<(usize, &'t Instance)>);
+/// The kernels that a step gets, by number of rows.
+type Others<'t> = Vec<(usize, &'t Instance)>;
 
 /// The image with the tiles of groups.
 fn with(image: &TargetImage, groups: &[&Group<'_>], numbers: &[usize]) -> TargetImage {
     let Some(mut exchange) = Exchange::new(image.clone()) else { return image.clone() };
-    let mut layers: BTreeMap<usize, Others<'_>> = BTreeMap::new();
+    let mut others: BTreeMap<usize, Others<'_>> = BTreeMap::new();
     for group in groups {
         for gemm in &group.gemms {
-            let (steps, others) =
-                layers.entry(gemm.layer).or_insert_with(|| (&gemm.steps, Vec::new()));
-            if *steps == gemm.steps.as_slice() {
-                others.push((numbers[group.rows], gemm.instance));
+            for &step in &gemm.steps {
+                others.entry(step).or_default().push((numbers[group.rows], gemm.instance));
             }
         }
     }
-    for (steps, others) in layers.values() {
+    // Steps with one kernel that get the same keep one.
+    let mut alike: Vec<(Others<'_>, Vec<usize>)> = Vec::new();
+    for (step, others) in others {
+        let kernel = |step: usize| image.program.steps[step].kernel;
+        let is_like = |(own, steps): &&mut (Others<'_>, Vec<usize>)| {
+            kernel(steps[0]) == kernel(step) && *own == others
+        };
+        match alike.iter_mut().find(is_like) {
+            Some((_, steps)) => steps.push(step),
+            None => alike.push((others, vec![step])),
+        }
+    }
+    for (others, steps) in &alike {
         exchange.gemms(steps, others);
     }
     exchange.finish()
@@ -200,9 +211,22 @@ fn shapes(program: &Program, rows: usize) -> Option<Vec<String>> {
     best.map(|(_, _, shapes)| shapes)
 }
 
-/// A model at several places of memory.
-fn load(gpu: &Gpu, image: &TargetImage, places: usize) -> Result<Vec<Arc<Model>>, Failure> {
-    (0..places).map(|_| Ok(gpu.model(image.clone())?)).collect()
+/// A model at several places of memory, all with the weights of the first of the `plain` ones if there are any.
+fn load(
+    gpu: &Gpu,
+    image: &TargetImage,
+    places: usize,
+    plain: &[Arc<Model>],
+) -> Result<Vec<Arc<Model>>, Failure> {
+    let mut models: Vec<Arc<Model>> = Vec::with_capacity(places);
+    for _ in 0..places {
+        let model = match plain.first().or(models.first()) {
+            Some(first) => gpu.model_beside(image.clone(), first),
+            None => gpu.model(image.clone()),
+        };
+        models.push(model?);
+    }
+    Ok(models)
 }
 
 /// Times of two models that took turns.
@@ -248,7 +272,7 @@ fn turns(
     shapes: &[String],
     cx: &Context<'_>,
 ) -> Result<(f64, f64), Failure> {
-    let batch = bench::inputs(shapes, &model_inputs(own))?;
+    let batch = shapes::inputs(shapes, &model_inputs(own))?;
     let mut sessions = Vec::new();
     for model in [own, other] {
         let cancel = Some(cx.interrupt.flag());

@@ -3,7 +3,7 @@
 
 mod world;
 
-use fqbin::{CodeImage, File, TargetImage};
+use fqbin::{File, TargetImage};
 use fqc_codegen::cuda::exchange::{self, Exchange, Instance};
 use fqc_codegen::cuda::trial::{self, Trial};
 use fqc_codegen::cuda::{Cache, Compiler, Layer, Nvrtc};
@@ -87,17 +87,7 @@ fn image(file: &PathBuf) -> TargetImage {
     let bytes = fs::read(file).expect("reads");
     let file = File::open(&bytes).expect("a sound file");
     let target = file.layout().target("cuda:sm_90a").expect("code for Hopper");
-    let code = file.code(target).expect("code").into_iter().map(|code| CodeImage {
-        level: code.level,
-        entries: code.entries,
-        bytes: code.bytes.to_vec(),
-    });
-    TargetImage {
-        target: target.name.clone(),
-        program: target.program.clone(),
-        weights: file.weights(target).expect("weights").to_vec().into(),
-        code: code.collect(),
-    }
+    file.image(target).expect("its parts")
 }
 
 #[test]

@@ -224,7 +224,7 @@ fn cuda_code(layout: &Layout, bytes: &[u8], ordinal: u32) -> Result<Parts> {
     let kernels = target.program.kernels.len();
     let view = fqbin::CodeView::decode("", section(code)?, kernels).map_err(in_code)?;
     let weights = target.weights.map_or(Ok(&[][..]), section)?;
-    let on = crate::cuda::Loaded::new(context, &target.program, &view, weights)?;
+    let on = crate::cuda::load(&context, &target.program, &view, weights)?;
     let code = Loaded::Cuda { on, target: target.name.clone() };
     Ok((target.program.clone(), code, None))
 }

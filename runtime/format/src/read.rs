@@ -3,7 +3,7 @@
 //! out slices of the same bytes, so weights stay mapped. Opening never executes anything.
 
 use crate::error::{Error, Result};
-use crate::image::CodeView;
+use crate::image::{CodeImage, CodeView, TargetImage};
 use crate::program::Program;
 use crate::sign::{FileSignature, PublicKey};
 use crate::table::{Kind, Section, Table};
@@ -164,6 +164,21 @@ impl<'a> File<'a> {
         let sections = &self.layout.table.sections;
         let views = target.code.iter();
         views.map(|&i| CodeView::decode(&sections[i].level, self.section(i)?, kernels)).collect()
+    }
+
+    /// A target as an image of its own, with a copy of its bytes.
+    pub fn image(&self, target: &Target) -> Result<TargetImage> {
+        let code = self.code(target)?.into_iter().map(|code| CodeImage {
+            level: code.level,
+            entries: code.entries,
+            bytes: code.bytes.to_vec(),
+        });
+        Ok(TargetImage {
+            target: target.name.clone(),
+            program: target.program.clone(),
+            weights: self.weights(target)?.to_vec().into(),
+            code: code.collect(),
+        })
     }
 
     /// The bytes of a section by its index in the table.

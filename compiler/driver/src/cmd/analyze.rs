@@ -3,15 +3,13 @@
 
 use super::experiment::ExperimentArgs;
 use super::{check_folder, print, print_json};
-use crate::analyze::{self, GroupAnalysis};
+use crate::analyze::{self, Analysis, Curve};
 use crate::evaluate::Scores;
 use crate::exit::Failure;
 use crate::experiment::{Experiment, Outcome};
-use crate::fqcal::Origin;
 use crate::html;
 use crate::interrupt::Interrupt;
-use crate::settings::{Method, Rounding, Scheme, Settings};
-use serde::Serialize;
+use crate::settings::{Method, Rounding, Scheme};
 use std::path::PathBuf;
 
 #[derive(clap::Args, Debug)]
@@ -39,29 +37,6 @@ pub struct Args {
     /// Lines of the table
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     pub lines: usize,
-}
-
-/// Everything that was found.
-#[derive(Serialize)]
-pub struct Analysis {
-    pub producer: &'static str,
-    pub model: String,
-    pub settings: Settings,
-    pub calibration: Origin,
-    /// What the losses do not show.
-    pub note: Option<&'static str>,
-    /// The largest loss first.
-    pub groups: Vec<GroupAnalysis>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub curve: Option<Curve>,
-}
-
-/// What a growing share of INT4 does.
-#[derive(Serialize)]
-pub struct Curve {
-    pub low: Scheme,
-    pub text: String,
-    pub points: Vec<Outcome>,
 }
 
 pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! `fqc compare`: how far a compiled model is from its float graph, per output and per layer.
 
-use super::{InputArgs, RunArgs, load, model_inputs, print, print_json, quiet, views};
+use super::{InputArgs, RunArgs, load, print, print_json, quiet};
+use crate::data::{model_inputs, views};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::metrics::{Distance, distance};

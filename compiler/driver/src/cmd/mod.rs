@@ -12,7 +12,6 @@ pub mod experiment;
 pub mod inspect;
 pub mod memory;
 pub mod methods;
-pub mod rates;
 pub mod run;
 pub mod tune;
 
@@ -22,7 +21,7 @@ use crate::interrupt::Interrupt;
 use crate::pipeline::{self, Context};
 use crate::progress::Verbosity;
 use crate::{key, npz, text};
-use fqrt::{Device, Model, Options, Session, SessionOptions, TensorView};
+use fqrt::{Device, Model, Options, SessionOptions};
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -118,22 +117,6 @@ pub fn load(path: &Path, args: &RunArgs, cx: &mut Context<'_>) -> Result<Arc<Mod
     }
     let options = Options::new(key::trust(args.trust)?).level(level).device(device);
     Ok(Model::load(path, &options)?)
-}
-
-/// The inputs of a compiled model.
-pub fn model_inputs(model: &Model) -> Vec<Wanted> {
-    let ports = model.program().inputs.iter();
-    ports.map(|p| Wanted { name: p.name.clone(), elem: p.elem, rank: p.shape.len() }).collect()
-}
-
-/// Runs a batch.
-pub fn infer(session: &mut Session, batch: &Batch) -> Result<fqrt::Outputs, Failure> {
-    Ok(session.run(&views(batch))?)
-}
-
-/// The views that a session takes.
-pub fn views(batch: &Batch) -> Vec<(&str, TensorView<'_>)> {
-    batch.iter().map(|(name, t)| (name.as_str(), t.view())).collect()
 }
 
 /// That the folder of an output is there, before anything long begins.

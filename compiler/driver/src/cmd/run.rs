@@ -1,6 +1,7 @@
 //! `fqc run`: one inference.
 
-use super::{InputArgs, RunArgs, infer, load, model_inputs, print, print_json, quiet};
+use super::{InputArgs, RunArgs, load, print, print_json, quiet};
+use crate::data::{infer, model_inputs};
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::npz;

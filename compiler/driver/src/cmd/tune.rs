@@ -15,7 +15,7 @@ use crate::target;
 use crate::tiles::{Tried, Tuner};
 use crate::tuned::{Measured, MeasuredGemm, MeasuredRows, MeasuredWhole};
 use crate::whole::{self, Taken};
-use fqbin::{CodeImage, TargetImage};
+use fqbin::TargetImage;
 use fqc_codegen::cuda::trial;
 use fqc_codegen::cuda::tuning::BUCKETS;
 use fqc_codegen::cuda::{Arch, Layer};
@@ -149,17 +149,7 @@ fn read(path: &Path) -> Result<(Vec<(Layer, usize)>, TargetImage), Failure> {
         let layer = gemm.parse().map_err(|e| bad(format!("gemms[{i}] in the manifest: {e}")))?;
         Ok((layer, *steps))
     });
-    let code = file.code(target).map_err(in_file)?.into_iter().map(|code| CodeImage {
-        level: code.level,
-        entries: code.entries,
-        bytes: code.bytes.to_vec(),
-    });
-    let image = TargetImage {
-        target: name,
-        program: target.program.clone(),
-        weights: file.weights(target).map_err(in_file)?.to_vec().into(),
-        code: code.collect(),
-    };
+    let image = file.image(target).map_err(in_file)?;
     Ok((layers.collect::<Result<_, Failure>>()?, image))
 }
 

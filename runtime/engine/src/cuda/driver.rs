@@ -128,6 +128,11 @@ impl Memory {
         Ok(memory)
     }
 
+    /// The GPU that it is on.
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
     pub(crate) fn address(&self) -> u64 {
         self.address
     }

@@ -13,11 +13,11 @@ pub(crate) use model::Loaded;
 
 use std::sync::Arc;
 
-use fqbin::{CodeView, Layout, Target, TargetImage};
+use fqbin::{CodeView, Layout, Program, Target, TargetImage};
 
 use crate::error::{Error, Result};
 use crate::model::Model;
-use driver::Context;
+use driver::{Context, Memory};
 
 /// Name and compute capability of the GPU of a number, if a file with code for it would run there.
 pub fn gpu(ordinal: u32) -> Result<String> {
@@ -52,8 +52,25 @@ impl Gpu {
 
     /// Makes a model from an image of this process, without a file.
     pub fn model(&self, image: TargetImage) -> Result<Arc<Model>> {
-        let TargetImage { target, program, weights, code } = image;
-        fqbin::verify(&program, weights.len() as u64).map_err(|faults| {
+        let weights = Memory::of(&self.0, &image.weights.to_vec())?;
+        self.load(image, Arc::new(weights))
+    }
+
+    /// The same from an image with the weights of a model on this GPU, which are not copied again.
+    pub fn model_beside(&self, image: TargetImage, other: &Model) -> Result<Arc<Model>> {
+        let weights = match other.code() {
+            crate::model::Loaded::Cuda { on, .. } => Arc::clone(&on.weights),
+            crate::model::Loaded::Cpu { .. } => return self.model(image),
+        };
+        if !Arc::ptr_eq(weights.context(), &self.0) || weights.len() != image.weights.len() {
+            return Err(Error::Program("the image has other weights than the model".to_owned()));
+        }
+        self.load(image, weights)
+    }
+
+    fn load(&self, image: TargetImage, weights: Arc<Memory>) -> Result<Arc<Model>> {
+        let TargetImage { target, program, weights: own, code } = image;
+        fqbin::verify(&program, own.len() as u64).map_err(|faults| {
             Error::Program(fqbin::Error::Program { target: target.clone(), faults }.to_string())
         })?;
         if fit(&target, self.0.capability).is_none() {
@@ -64,7 +81,7 @@ impl Gpu {
         fqbin::check_entries(&code.entries, code.bytes.len(), program.kernels.len())
             .map_err(|e| Error::Program(e.to_string()))?;
         let view = CodeView { level: code.level, entries: code.entries, bytes: &code.bytes };
-        let on = Loaded::new(Arc::clone(&self.0), &program, &view, &weights.to_vec())?;
+        let on = Loaded::new(&program, &view, weights)?;
         Ok(Model::on_gpu(program, on, target))
     }
 }
@@ -97,6 +114,16 @@ pub(crate) fn open(layout: &Layout, ordinal: u32) -> Result<(Arc<Context>, &Targ
             )))
         }
     }
+}
+
+/// Loads a program whose signature was checked, and uploads its weights.
+pub(crate) fn load(
+    context: &Arc<Context>,
+    program: &Program,
+    code: &CodeView<'_>,
+    weights: &[u8],
+) -> Result<Loaded> {
+    Loaded::new(program, code, Arc::new(Memory::of(context, weights)?))
 }
 
 /// How well code of a target fits a GPU, if it runs there at all: code of an architecture runs on

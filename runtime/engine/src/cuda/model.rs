@@ -45,19 +45,20 @@ pub(crate) struct Entry {
 pub(crate) struct Loaded {
     pub(crate) context: Arc<Context>,
     pub(crate) kernels: Vec<Entry>,
-    pub(crate) weights: Memory,
+    /// Models that differ in their kernels alone share them.
+    pub(crate) weights: Arc<Memory>,
     /// Keeps the kernels loaded.
     _modules: Vec<Module>,
 }
 
 impl Loaded {
-    /// Loads the code of a file whose signature was checked, and uploads its weights.
+    /// Loads the code of a file whose signature was checked to where its weights are.
     pub(crate) fn new(
-        context: Arc<Context>,
         program: &Program,
         code: &CodeView<'_>,
-        weights: &[u8],
+        weights: Arc<Memory>,
     ) -> Result<Loaded> {
+        let context = Arc::clone(weights.context());
         if code.entries.len() != program.kernels.len() {
             let (have, want) = (code.entries.len(), program.kernels.len());
             return Err(Error::Program(format!("the code has {have} entries for {want} kernels")));
@@ -73,7 +74,6 @@ impl Loaded {
             }
             kernels.push(self::entry(kernel, &modules[&entry])?);
         }
-        let weights = Memory::of(&context, weights)?;
         let modules = modules.into_values().collect();
         Ok(Loaded { context, kernels, weights, _modules: modules })
     }
