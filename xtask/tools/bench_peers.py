@@ -2,13 +2,16 @@
 """A model on ONNX Runtime, OpenVINO and fqc, side by side on this machine.
 
 usage: bench_peers.py CACHE [--model minilm] [--isa LEVEL] [--fqc BINARY] [--threads 2]
-                      [--rounds 5] [--save FILE]
+                      [--rounds 5] [--save FILE] [--quiet-cores] [--compiled FILE]
 Each peer lives in a process of its own. The tools take turns, round after round, so that a change
 of the machine's speed meets all of them alike; a turn is some seconds of inferences after a warm
 one. Prints a table a shape: the median of the turns' medians, the fastest and the slowest
 inference in milliseconds, and the ratio of each median to fqc's (above 1: fqc is faster).
 --isa forbids all instructions beyond a level, to fqc and, by oneDNN's own variable, to OpenVINO;
 ONNX Runtime has no such switch and is left out then.
+--quiet-cores is for machines with more processors than threads, whose cores others share: before
+each shape of each round all processors are timed, and the tools take their turns on the fastest.
+--compiled takes a .fqbin as it is, on machines where fqc cannot compile.
 --save appends one line of JSON with the commit, the machine and all figures.
 """
 import argparse
@@ -37,9 +40,9 @@ ISA = {
 FLAGS = ["avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"]
 
 
-def worker(pipe, name, cache, threads, model):
+def worker(pipe, name, cache, threads, model, pin):
     """Answers each shape with median, minimum and maximum of one turn in milliseconds."""
-    runner = peers.peers(cache, threads, model)[name]()
+    runner = peers.peers(cache, threads, model, pin)[name]()
     ready = {}
     pipe.send("ready")
     while (request := pipe.recv()) is not None:
@@ -58,15 +61,62 @@ def worker(pipe, name, cache, threads, model):
         pipe.send((statistics.median(times), min(times), max(times)))
 
 
-class Peer:
-    def __init__(self, name, cache, threads, model):
+def multiply_on_each(pipe):
+    """Answers each message with GFLOP/s of float products on every processor, one at a time."""
+    import numpy
+
+    rng = numpy.random.default_rng(1)
+    left, right = (rng.random((256, 256), numpy.float32) for _ in range(2))
+    processors = sorted(os.sched_getaffinity(0))
+    while pipe.recv() is not None:
+        rates = {}
+        for processor in processors:
+            os.sched_setaffinity(0, {processor})
+            times = []
+            for _ in range(8):
+                start = time.perf_counter()
+                left @ right
+                times.append(time.perf_counter() - start)
+            # Not the fastest: what it reaches most of the time.
+            rates[processor] = 2 * 256**3 / statistics.median(times) / 1e9
+        pipe.send(rates)
+
+
+class QuietCores:
+    """Finds the processors that multiply fastest at the moment."""
+
+    def __init__(self, count):
+        self.count = count
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the process that is started here
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        arguments = (theirs, name, cache, threads, model)
+        self.process = context.Process(target=multiply_on_each, args=(theirs,), daemon=True)
+        self.process.start()
+        del os.environ["OPENBLAS_NUM_THREADS"]
+
+    def rates(self):
+        self.pipe.send("now")
+        return self.pipe.recv()
+
+    def pick(self):
+        rates = self.rates()
+        return sorted(rates, key=rates.get, reverse=True)[:self.count]
+
+
+class Peer:
+    def __init__(self, name, cache, threads, model, pin):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        arguments = (theirs, name, cache, threads, model, pin)
         self.process = context.Process(target=worker, args=arguments, daemon=True)
         self.process.start()
         theirs.close()  # so that the end of the process ends a wait for its answer
         self.pipe.recv()
+
+    def place(self, processors):
+        """All threads onto these processors."""
+        for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), processors)
 
     def turn(self, shape, seconds):
         self.pipe.send((shape, seconds))
@@ -78,20 +128,24 @@ class Peer:
 
 
 class Fqc:
-    def __init__(self, binary, cache, threads, name):
-        model = cache / "peers" / f"{name}.fqbin"
-        model.parent.mkdir(parents=True, exist_ok=True)
-        source = cache / "models" / name
-        compile_ = [binary, "compile", source / "model.onnx", "-o", model]
-        compile_ += ["--calib", cache / "text/emma.txt", "--tokenizer", source / "tokenizer.json"]
-        subprocess.run(compile_ + OPTIONS[name], check=True)
+    def __init__(self, binary, model, threads):
         self.command = [binary, "bench", model, "--threads", str(threads), "--json"]
         self.milliseconds = {}  # of one run at each shape, once known
+        self.processors = os.sched_getaffinity(0)
+
+    def place(self, processors):
+        self.processors = processors
 
     def turn(self, shape, seconds):
         runs = max(3, int(seconds * 1000 / self.milliseconds.get(shape, 1000)))
         command = self.command + ["--shape", f"input_ids={shape}", "--runs", str(runs)]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        answer = subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, self.processors),
+        ).stdout
         figures = json.loads(answer)
         self.milliseconds[shape] = figures["median_ms"]
         return figures["median_ms"], figures["min_ms"], figures["max_ms"]
@@ -100,10 +154,24 @@ class Fqc:
         pass
 
 
-def measure(tools, shapes, rounds, seconds):
+def compile_model(binary, cache, name):
+    model = cache / "peers" / f"{name}.fqbin"
+    model.parent.mkdir(parents=True, exist_ok=True)
+    source = cache / "models" / name
+    command = [binary, "compile", source / "model.onnx", "-o", model]
+    command += ["--calib", cache / "text/emma.txt", "--tokenizer", source / "tokenizer.json"]
+    subprocess.run(command + OPTIONS[name], check=True)
+    return model
+
+
+def measure(tools, shapes, rounds, seconds, quiet):
     turns = {shape: {name: [] for name in tools} for shape in shapes}
     for number in range(rounds):
         for shape in shapes:
+            if quiet:
+                processors = quiet.pick()
+                for tool in tools.values():
+                    tool.place(processors)
             for name, tool in tools.items():
                 turns[shape][name].append(tool.turn(shape, seconds))
         print(f"round {number + 1} of {rounds}", flush=True)
@@ -177,6 +245,8 @@ def main():
     parser.add_argument("--isa", choices=ISA, help="the highest level that may be used")
     parser.add_argument("--shapes", nargs="+", metavar="BATCHxSEQ")
     parser.add_argument("--only", nargs="+", help="only the peers whose name holds one of these")
+    parser.add_argument("--compiled", type=pathlib.Path, help="the model for fqc, compiled")
+    parser.add_argument("--quiet-cores", action="store_true", help="run on the fastest processors")
     parser.add_argument("--save", type=pathlib.Path, help="a file of JSON lines to add to")
     args = parser.parse_args()
     about = machine()
@@ -190,14 +260,18 @@ def main():
     tools = {}
     for name in names:
         try:
-            tools[name] = Peer(name, args.cache, args.threads, args.model)
+            pin = not args.quiet_cores
+            tools[name] = Peer(name, args.cache, args.threads, args.model, pin)
         except EOFError:
             print(f"{name}: does not start here and is left out")
     if args.fqc:
-        tools["fqc"] = Fqc(args.fqc, args.cache, args.threads, args.model)
+        compiled = args.compiled or compile_model(args.fqc, args.cache, args.model)
+        tools["fqc"] = Fqc(args.fqc, compiled, args.threads)
+    quiet = QuietCores(args.threads) if args.quiet_cores else None
     print(f"{about['cpu']}, {about['cores']} cores, {' '.join(about['flags'])}, "
           f"{args.threads} threads, load {about['load']:.1f}, at most {args.isa or 'all'}")
-    figures = measure(tools, args.shapes or SHAPES[args.model], args.rounds, args.seconds)
+    shapes = args.shapes or SHAPES[args.model]
+    figures = measure(tools, shapes, args.rounds, args.seconds, quiet)
     for tool in tools.values():
         tool.close()
     show(figures)

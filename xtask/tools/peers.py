@@ -126,7 +126,7 @@ def onnxruntime_runner(path, threads):
     return lambda inputs: lambda: session.run(None, inputs)
 
 
-def openvino_runner(path, threads, precision):
+def openvino_runner(path, threads, precision, pin):
     import openvino
 
     core = openvino.Core()
@@ -134,6 +134,7 @@ def openvino_runner(path, threads, precision):
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": precision,
+        "ENABLE_CPU_PINNING": pin,
     }
 
     def ready(inputs):
@@ -146,8 +147,9 @@ def openvino_runner(path, threads, precision):
     return ready
 
 
-def peers(cache, threads, model="minilm"):
-    """Name of each peer, and a function that makes its runner."""
+def peers(cache, threads, model="minilm", pin=True):
+    """Name of each peer, and a function that makes its runner. OpenVINO's threads stay where it puts
+    them (its default), or go where the process does if `pin` is false."""
     float_model = cache / "models" / model / "model.onnx"
 
     def ort(name=None, make=None):
@@ -157,7 +159,7 @@ def peers(cache, threads, model="minilm"):
 
     def ov(precision, name=None, make=None):
         return lambda: openvino_runner(
-            prepare(cache, name, make(cache)) if name else float_model, threads, precision
+            prepare(cache, name, make(cache)) if name else float_model, threads, precision, pin
         )
 
     floats = {
