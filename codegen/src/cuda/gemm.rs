@@ -92,11 +92,7 @@ pub fn gemm(
     let x = &step.args[0];
     let args = step.args.len() + step.results.len();
     let mut t = Text::of_run_time_sizes(step);
-    let more = match (pairing, rotary) {
-        (Some(pairing), _) => pairing.tables.len(),
-        (None, Some(rotary)) => rotary.tables.len(),
-        (None, None) => 0,
-    };
+    let more = pairing.map_or(0, |p| p.tables.len()) + rotary.map_or(0, |r| r.tables.len());
     let mut e = epilogue(step, gemm, stored, more, true, &mut t)?;
     let staged = writer::staged(step, gemm, pairing);
     if let Some(pairing) = pairing {
@@ -105,16 +101,20 @@ pub fn gemm(
         }
         e.pair(pairing);
     }
-    let staging = match (staged, rotary) {
-        (true, _) => Staging::Codes,
-        (false, Some(_)) => Staging::Floats,
-        (false, None) => Staging::None,
+    let staging = match rotary {
+        _ if staged => {
+            writer::through_shared(&e, pairing, &mut t)?;
+            Staging::Codes
+        }
+        Some(rotary) => {
+            rotary.write(&e, &mut t);
+            Staging::Floats
+        }
+        None => {
+            writer::direct(step, gemm, stored, &e, &mut t);
+            Staging::None
+        }
     };
-    match (staging, rotary) {
-        (Staging::Codes, _) => writer::through_shared(&e, pairing, &mut t)?,
-        (_, Some(rotary)) => rotary.write(&e, &mut t),
-        _ => writer::direct(step, gemm, stored, &e, &mut t),
-    }
     // The distance between rows of codes comes first; the launch needs it, the kernel does not.
     let (body, sizes) = t.with_sizes(args + 1);
     let words = args + 1 + sizes.len() + 2;
