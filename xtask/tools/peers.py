@@ -147,10 +147,10 @@ def openvino_runner(path, threads, precision, pin):
     return ready
 
 
-def peers(cache, threads, model="minilm", pin=True):
+def peers(cache, threads, model="minilm", pin=True, float_model=None):
     """Name of each peer, and a function that makes its runner. OpenVINO's threads stay where it puts
     them (its default), or go where the process does if `pin` is false."""
-    float_model = cache / "models" / model / "model.onnx"
+    float_model = float_model or cache / "models" / model / "model.onnx"
 
     def ort(name=None, make=None):
         return lambda: onnxruntime_runner(
