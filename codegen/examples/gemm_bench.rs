@@ -7,7 +7,8 @@
 //! threads: calls before and after which the peak was near the best, and calls where it was not.
 //!
 //! `cargo run --release -p fqc-codegen --example gemm_bench -- avx512-vnni 0.5 4096 gelu`, or `layer` in
-//! place of the last two for the gemms of a layer of MiniLM
+//! place of the last two for the gemms of a layer of MiniLM, or `pairs` for gate and up of SmolLM2 with
+//! what makes codes of them
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -20,7 +21,7 @@ use fqc_codegen::cpu::{Level, gemm};
 use fqc_ir::expr::UnaryOp;
 use fqc_ir::plan::{GemmInput, GemmOutput};
 use fqc_ir::{BinaryOp, Elem, Expr};
-use fqc_kernels::gemm::ROW_BLOCK;
+use fqc_kernels::gemm::{Pairs, ROW_BLOCK};
 use fqc_kernels::{GemmDesc, Operand, Stride, pack};
 use inkwell::context::Context;
 
@@ -53,6 +54,8 @@ enum After {
     Residual,
     /// A GELU; of the columns beyond these the second digits.
     GeluTail(usize),
+    /// `silu(gate) * up` of the two halves of the columns, and codes of a tail.
+    Gate,
 }
 
 const CODES: GemmOutput = GemmOutput::Codes { signed: true, bits: 8 };
@@ -66,6 +69,12 @@ const LAYER: [(Shape, GemmOutput, After); 4] = [
     ((128, 448, 1984), CODES, After::GeluTail(1536)),
     ((128, 1984, 384), GemmOutput::F32, After::Residual),
 ];
+
+/// Gate and up of a layer of SmolLM2.
+const PAIRS: Shape = (256, 640, 3072);
+
+/// Codes behind those of the channels.
+const TAIL: usize = 100;
 
 /// Rows up to which the weights come from memory, as they do where a model has many layers: each
 /// call takes another copy. For rows of a slice they come from the last cache, as the weights of all
@@ -111,6 +120,7 @@ fn main() {
     for (shape, output, after) in LAYER {
         report(shape, Elem::I8, output, after);
     }
+    report(PAIRS, Elem::I8, CODES, After::Gate);
 }
 
 fn name((rows, k, n): Shape, weight: Elem, output: GemmOutput, after: After) -> String {
@@ -118,10 +128,15 @@ fn name((rows, k, n): Shape, weight: Elem, output: GemmOutput, after: After) -> 
         After::Bias => "",
         After::Gelu | After::GeluTail(_) => "gelu",
         After::Residual => "sum",
+        After::Gate => "silu",
     };
     let output = if output == GemmOutput::F32 { "floats" } else { "codes" };
-    let layer = if rows == SLICE_ROWS { " layer" } else { "" };
-    format!("{rows:>4} x {k:>4} x {n:>4} {weight:>3} {after:4} to {output:6}{layer}")
+    let group = match (rows, after) {
+        (SLICE_ROWS, _) => " layer",
+        (_, "silu") => " pairs",
+        _ => "",
+    };
+    format!("{rows:>4} x {k:>4} x {n:>4} {weight:>3} {after:4} to {output:6}{group}")
 }
 
 /// One line: medians of rates and of shares of the peak, on one and two threads.
@@ -252,8 +267,13 @@ impl Case {
             After::Bias => biased,
             After::Gelu | After::GeluTail(_) => Expr::unary(UnaryOp::Gelu, biased),
             After::Residual => Expr::binary(BinaryOp::Add, biased, Expr::arg(2)),
+            After::Gate => {
+                let gate = Expr::unary(UnaryOp::Silu, Expr::arg(0));
+                Expr::binary(BinaryOp::Mul, gate, Expr::arg(1))
+            }
         };
-        let mut operands = vec![Operand::PerColumn];
+        let pairs = (after == After::Gate).then_some(Pairs { starts: [0, n / 2], end: 1 });
+        let mut operands = if pairs.is_some() { Vec::new() } else { vec![Operand::PerColumn] };
         if after == After::Residual {
             operands.push(Operand::PerElement(Stride::Const(n as i64)));
         }
@@ -268,8 +288,8 @@ impl Case {
             epilogue,
             operands,
             output,
-            out_stride: Stride::Const(n as i64),
-            pairs: None,
+            out_stride: if pairs.is_some() { Stride::Dim(2) } else { Stride::Const(n as i64) },
+            pairs,
         };
         let begin = Instant::now();
         let context = Context::create();
@@ -300,11 +320,24 @@ impl Case {
             // Results of about one.
             buffers.extend([table(1e-3 / k as f32), table(0.0)]);
         }
-        buffers.push(table(0.5));
+        if pairs.is_none() {
+            buffers.push(table(0.5));
+        }
         if after == After::Residual {
             buffers.push(0.25f32.to_le_bytes().repeat(rows * n + 16));
         }
-        if wide == 1 {
+        if pairs.is_some() {
+            let channels = n / 2;
+            let numbers = |values: &mut dyn Iterator<Item = usize>| {
+                values.flat_map(|x| (x as i32).to_le_bytes()).collect::<Vec<u8>>()
+            };
+            let source = |code: usize| code * channels / TAIL;
+            let before =
+                |panel: usize| (0..TAIL).filter(|&c| source(c) < pack::GROUP * panel).count();
+            buffers.extend([table(60.0), table(127.0)]);
+            buffers.push(numbers(&mut (0..TAIL).map(source)));
+            buffers.push(numbers(&mut (0..=channels / pack::GROUP).map(before)));
+        } else if wide == 1 {
             let first = if let After::GeluTail(first) = after { first } else { n };
             let digits = (0..columns + 16).map(|column| if column < first { 0f32 } else { 127.0 });
             buffers.push(table(60.0));
@@ -323,6 +356,10 @@ impl Case {
             .map(|buffer| buffer.as_ptr() as usize)
             .map(|address| address.next_multiple_of(64))
             .collect();
+        let (codes, padded) =
+            (self.desc.n / 2 + TAIL, (self.desc.n / 2 + TAIL).next_multiple_of(64));
+        // The last two are read where there are pairs.
+        let dims = [self.rows, codes, padded].map(|size| size as i64);
         let work = (self.rows.div_ceil(ROW_BLOCK) * self.desc.panels()) as i64;
         let scratch_bytes = self.desc.scratch_bytes() as usize;
         let ops = 2.0 * (self.rows * self.desc.n * self.desc.k) as f64;
@@ -337,7 +374,7 @@ impl Case {
             bufs[1] = bufs[1].wrapping_add(copy * self.weight_bytes);
             // SAFETY: the buffers have the sizes that the description and `rows` ask for, and
             // the threads write different items.
-            unsafe { self.blob.call("gemm", &bufs, &[self.rows as i64], items, scratch.pointer()) };
+            unsafe { self.blob.call("gemm", &bufs, &dims, items, scratch.pointer()) };
         };
         std::thread::scope(|scope| {
             for t in 1..threads {

@@ -77,17 +77,23 @@ fn cases() -> Vec<Case> {
     let norm =
         |float, quantize| Kernel::Norm { kind: NormKind::Layer, epsilon: 1e-5, float, quantize };
     let quantize = RowQuantize { signed: true, bits: 8, base: 384, tail: 20, padded: 448 };
-    let affine = [(f, rows.clone()), (f, vec![384]), (f, vec![384])];
-    let tables = [(f, vec![384]), (Elem::I32, vec![20]), (f, vec![20])];
-    let all: Vec<_> = affine.iter().chain(&tables).cloned().collect();
-    let codes = (Elem::U8, vec![4096, 448]);
-    add("layer_norm 4096x384", plan(norm(true, None), &affine, &[(f, rows.clone())], whole), None);
-    let both = [(f, rows.clone()), codes.clone()];
-    let kernel = norm(true, Some(quantize.clone()));
-    add("layer_norm+quantize 4096x384", plan(kernel, &all, &both, whole), None);
-    let quantizer: Vec<_> = [(f, rows.clone())].iter().chain(&tables).cloned().collect();
-    let kernel = Kernel::Quantize { expr: Expr::arg(0), quantize };
-    add("quantize 4096x384", plan(kernel, &quantizer, &[codes], whole), None);
+    // All of a batch, and a slice of it that stays in the second-level cache.
+    for (rows, names) in [
+        (4096, ["layer_norm 4096x384", "layer_norm+quantize 4096x384", "quantize 4096x384"]),
+        (128, ["layer_norm 128x384", "layer_norm+quantize 128x384", "quantize 128x384"]),
+    ] {
+        let (floats, codes) = ((f, vec![rows, 384]), (Elem::U8, vec![rows, 448]));
+        let affine = [floats.clone(), (f, vec![384]), (f, vec![384])];
+        let tables = [(f, vec![384]), (Elem::I32, vec![20]), (f, vec![20])];
+        let all: Vec<_> = affine.iter().chain(&tables).cloned().collect();
+        add(names[0], plan(norm(true, None), &affine, &[floats.clone()], whole), None);
+        let both = [floats.clone(), codes.clone()];
+        let kernel = norm(true, Some(quantize.clone()));
+        add(names[1], plan(kernel, &all, &both, whole), None);
+        let quantizer: Vec<_> = [floats].iter().chain(&tables).cloned().collect();
+        let kernel = Kernel::Quantize { expr: Expr::arg(0), quantize: quantize.clone() };
+        add(names[2], plan(kernel, &quantizer, &[codes], whole), None);
+    }
     for (name, op) in [
         ("gelu 4096x1536", UnaryOp::Gelu),
         ("gelu_tanh 4096x1536", UnaryOp::GeluTanh),
