@@ -1,5 +1,6 @@
 //! Layer and root-mean-square normalisation of rows, with floats, codes or both as result; the
-//! codes are made in the pass that normalises.
+//! codes are made in the pass that normalises. What a row's sums wait for, in registers and in
+//! divisions, is longer than they are: those of some rows are made together.
 
 use fqc_ir::dim::Dim;
 use fqc_ir::plan::{NormKind, RowQuantize, Step, View};
@@ -95,6 +96,17 @@ struct Affine<'c> {
     beta: Option<Row<'c>>,
 }
 
+/// What a row is normalised by.
+struct Stats<'c> {
+    mean: Option<Val<'c>>,
+    inverse: Val<'c>,
+}
+
+/// `x` less the mean of its row, if that is subtracted.
+fn centred<'c>(b: &Builder<'_, 'c>, mean: Option<Val<'c>>, x: Val<'c>) -> Val<'c> {
+    mean.map_or(x, |mean| b.fsub(x, b.splat(mean, b.lanes(x))))
+}
+
 impl Norm {
     /// Emits the body.
     pub fn emit(&self, b: &Builder<'_, '_>) {
@@ -119,62 +131,66 @@ impl Norm {
             .collect();
         let starts: Vec<_> = self.views.iter().map(|v| v.start.val(b)).collect();
         let steps: Vec<_> = self.steps.iter().map(|&s| Stride::new(b, s)).collect();
-        walk.rows(b, b.begin(), b.end(), |_, offsets| {
-            let rows: Vec<Row<'_>> = (0..self.views.len())
-                .map(|i| {
-                    let offset = b.add(starts[i], offsets[i]);
-                    Row::new(b, self.views[i].elem, buffers[i], offset, steps[i])
-                })
-                .collect();
-            self.emit_row(b, &rows, &affine, tables.as_ref());
+        let row = |offsets: &Vec<_>| {
+            let view = |i: usize| {
+                let offset = b.add(starts[i], offsets[i]);
+                Row::new(b, self.views[i].elem, buffers[i], offset, steps[i])
+            };
+            (0..self.views.len()).map(view).collect::<Vec<Row<'_>>>()
+        };
+        walk.groups(b, [b.begin(), b.end()], self.together(b), |offsets| {
+            let rows: Vec<Vec<Row<'_>>> = offsets.iter().map(row).collect();
+            let of_x: Vec<Row<'_>> = rows.iter().map(|views| views[0]).collect();
+            for (rows, stats) in rows.iter().zip(self.stats(b, &of_x)) {
+                self.emit_row(b, rows, stats, &affine, tables.as_ref());
+            }
         });
+    }
+
+    /// Rows whose sums are added at the same time: as many as registers hold the parts of.
+    fn together(&self, b: &Builder<'_, '_>) -> i64 {
+        if b.level().has_avx512() && self.views[0].elem != Elem::F64 { 4 } else { 1 }
+    }
+
+    /// Mean, if it is subtracted, and inverse deviation of each row.
+    fn stats<'c>(&self, b: &Builder<'_, 'c>, rows: &[Row<'c>]) -> Vec<Stats<'c>> {
+        let n = self.n.val(b);
+        let scalar = expr::register_type(b, rows[0].elem, 1);
+        let (count, zero) = (b.sitofp(n, scalar), b.zero(scalar));
+        let tail = walk::tail_for(b, rows);
+        let sums = |term: &dyn Fn(usize, Val<'c>, Chunk<'c>) -> Val<'c>| {
+            walk::folds(b, n, tail, zero, |p, q| b.fadd(p, q), rows.len(), term)
+        };
+        let read = |at: usize, i, chunk| rows[at].read(b, i, chunk).val;
+        let means: Vec<Option<Val<'c>>> = match self.kind {
+            NormKind::Layer => sums(&read).iter().map(|&sum| Some(b.fdiv(sum, count))).collect(),
+            NormKind::Rms => vec![None; rows.len()],
+        };
+        let squares = sums(&|at, i, chunk| {
+            let d = centred(b, means[at], read(at, i, chunk));
+            b.fmul(d, d)
+        });
+        let inverse = |&squares: &Val<'c>| {
+            let variance = b.fadd(b.fdiv(squares, count), b.fconst(scalar, self.epsilon.into()));
+            b.fdiv(b.fconst(scalar, 1.0), b.sqrt(variance))
+        };
+        let stats = |(mean, squares)| Stats { mean, inverse: inverse(squares) };
+        means.into_iter().zip(&squares).map(stats).collect()
     }
 
     fn emit_row<'c>(
         &self,
         b: &Builder<'_, 'c>,
         rows: &[Row<'c>],
+        stats: Stats<'c>,
         affine: &Affine<'c>,
         tables: Option<&Tables<'c>>,
     ) {
-        let x = rows[0];
-        let n = self.n.val(b);
-        let scalar = expr::register_type(b, x.elem, 1);
-        let count = b.sitofp(n, scalar);
-        let zero = b.zero(scalar);
-        let read_tail = walk::tail_for(b, &[x]);
-        let splat = |v: Val<'c>, chunk: Chunk<'c>| b.splat(v, chunk.lanes);
-        let mean = (self.kind == NormKind::Layer).then(|| {
-            let sum = walk::fold(
-                b,
-                n,
-                read_tail,
-                zero,
-                |p, q| b.fadd(p, q),
-                |i, chunk| x.read(b, i, chunk).val,
-            );
-            b.fdiv(sum, count)
-        });
-        let centred = |i, chunk| {
-            let v = x.read(b, i, chunk).val;
-            mean.map_or(v, |m| b.fsub(v, splat(m, chunk)))
-        };
-        let squares = walk::fold(
-            b,
-            n,
-            read_tail,
-            zero,
-            |p, q| b.fadd(p, q),
-            |i, chunk| {
-                let d = centred(i, chunk);
-                b.fmul(d, d)
-            },
-        );
-        let variance = b.fadd(b.fdiv(squares, count), b.fconst(scalar, self.epsilon.into()));
-        let inverse = b.fdiv(b.fconst(scalar, 1.0), b.sqrt(variance));
+        let (x, n) = (rows[0], self.n.val(b));
         let out = self.float.then(|| rows[1]);
         let normalised = |i, chunk: Chunk<'c>| {
-            let d = b.fmul(centred(i, chunk), splat(inverse, chunk));
+            let d = centred(b, stats.mean, x.read(b, i, chunk).val);
+            let d = b.fmul(d, b.splat(stats.inverse, chunk.lanes));
             let gamma = affine.gamma.read(b, i, chunk).val;
             let y = match affine.beta {
                 Some(beta) => b.fma(d, gamma, beta.read(b, i, chunk).val),

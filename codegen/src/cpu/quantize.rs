@@ -1,6 +1,6 @@
 //! Quantise-and-flatten of a row of f32 into codes as bytes: the digits of all base channels, the
-//! further digits of the large ones gathered from the row of wide codes, padding. The arithmetic is
-//! that of `fqc_ir::quant`, bit for bit.
+//! further digits of the large ones gathered from the row in units of a step, padding. The arithmetic
+//! is that of `fqc_ir::quant`, bit for bit.
 
 use fqc_ir::Expr;
 use fqc_ir::dim::Dim;
@@ -17,6 +17,9 @@ use super::math;
 use super::pointwise::TASK_ELEMENTS;
 use super::spec::{Nest, Size, Sizes, ViewSpec, view_specs};
 use super::walk::{self, Chunk, FOLD_LANES, Row, Step as Stride, Tail, Walk};
+
+/// Codes that are packed and stored together, where sixteen floats are a register.
+const BLOCK: usize = 64;
 
 /// Everything that the code depends on.
 #[derive(Clone, PartialEq, Debug)]
@@ -64,7 +67,7 @@ pub fn call(
     Ok(call.with_scratch(scratch_bytes(quantize)))
 }
 
-/// Bytes for the wide codes of a row, if any are needed.
+/// Bytes for the floats of a row in units of a step, if any are needed.
 pub(super) fn scratch_bytes(quantize: &RowQuantize) -> Dim {
     let wide = if quantize.tail > 0 { quantize.base.next_multiple_of(16) * 4 } else { 0 };
     Dim::from(wide)
@@ -97,6 +100,7 @@ pub(super) struct Tables<'c> {
     inverse: Row<'c>,
     source: Val<'c>,
     below: Row<'c>,
+    /// Memory for a row in units of a step.
     wide: Val<'c>,
 }
 
@@ -152,6 +156,20 @@ pub(super) fn nearest_16<'c>(b: &Builder<'_, 'c>, x: Val<'c>, top: f64, signed: 
     b.call("llvm.x86.avx512.mask.cvtps2dq.512", &[], &[near, b.zero(int), number, half_to_even])
 }
 
+/// The bytes of four vectors of codes as [`nearest_16`] gives them. Packing works within quarters of a
+/// register: each of the four in the result has four codes of every vector.
+pub(super) fn packed<'c>(b: &Builder<'_, 'c>, codes: [Val<'c>; 4], signed: bool) -> Val<'c> {
+    let words =
+        [&codes[..2], &codes[2..]].map(|two| b.call("llvm.x86.avx512.packssdw.512", &[], two));
+    let bytes = if signed {
+        let codes = b.call("llvm.x86.avx512.packsswb.512", &[], &words);
+        b.xor(codes, b.iconst(codes.get_type(), 128))
+    } else {
+        b.call("llvm.x86.avx512.packuswb.512", &[], &words)
+    };
+    b.bitcast(bytes, b.i32v(16))
+}
+
 /// `min(max(x, low), high)`; NaN passes.
 pub(super) fn clamp<'c>(b: &Builder<'_, 'c>, x: Val<'c>, low: f64, high: f64) -> Val<'c> {
     let c = |v: f64| b.fconst(x.get_type(), v);
@@ -168,38 +186,44 @@ pub(super) fn row<'c>(
     y: impl Fn(Val<'c>, Chunk<'c>) -> Val<'c>,
 ) {
     let top = f64::from(q_max(q.bits, q.signed));
-    let low = |top: f64| if q.signed { -top } else { 0.0 };
     let wide_max = f64::from(WIDE_MAX);
     let base = b.i64c(q.base as i64);
     let wide_row = Row { elem: Elem::F32, base: tables.wide, step: Stride::Unit };
     let code_row = Row { elem: Elem::U8, base: out, step: Stride::Unit };
-    walk::span(b, b.i64c(0), base, FOLD_LANES, tail, |i, chunk| {
+    let scaled = |i: Val<'c>, chunk: Chunk<'c>| {
         let x = b.fmul(y(i, chunk), tables.inverse.read(b, i, chunk).val);
         if q.tail > 0 {
-            let c = b.select(b.fcmp(UNO, x, x), b.zero(x.get_type()), b.roundeven(x));
-            wide_row.write(b, i, chunk, clamp(b, c, low(wide_max), wide_max));
+            wide_row.write(b, i, chunk, x);
         }
-        let code = nearest(b, x, top, q.signed);
+        x
+    };
+    let blocks = if b.level().has_avx512() { q.base / BLOCK * BLOCK } else { 0 };
+    b.for_range(b.i64c(0), b.i64c(blocks as i64), BLOCK as i64, |i| {
+        let codes = [0, 1, 2, 3].map(|v| {
+            let chunk = Chunk { lanes: FOLD_LANES, mask: None };
+            let x = scaled(b.add(i, b.i64c(v * i64::from(FOLD_LANES))), chunk);
+            nearest_16(b, x, top, q.signed)
+        });
+        let fours = packed(b, codes, q.signed);
+        let order: Vec<u32> = (0..4).flat_map(|v| (0..4).map(move |q| 4 * q + v)).collect();
+        b.store(b.shuffle(fours, fours, &order), b.offset(out, i), 1);
+    });
+    walk::span(b, b.i64c(blocks as i64), base, FOLD_LANES, tail, |i, chunk| {
+        let code = nearest(b, scaled(i, chunk), top, q.signed);
         // What a whole vector writes too much, tail and padding overwrite.
         let room = q.base.next_multiple_of(FOLD_LANES as usize) <= q.padded;
         let store = if room { Chunk { mask: None, ..chunk } } else { chunk };
         code_row.write(b, i, store, code);
     });
     let digits = |first: Val<'c>, count: u32| {
-        let ty = b.f32v(FOLD_LANES);
-        let mut c = b.zero(ty);
         let mask = b.mask_first(b.i64c(count.into()), FOLD_LANES);
-        let mask = (count < FOLD_LANES).then_some(mask);
-        let part = Chunk { lanes: FOLD_LANES, mask };
+        let part = Chunk { lanes: FOLD_LANES, mask: (count < FOLD_LANES).then_some(mask) };
+        let x = gather(b, tables, first, count, part);
+        let wide = b.select(b.fcmp(UNO, x, x), b.zero(x.get_type()), b.roundeven(x));
+        let wide = clamp(b, wide, if q.signed { -wide_max } else { 0.0 }, wide_max);
         let below = tables.below.read(b, first, part).val;
-        for lane in 0..count {
-            let t = b.add(first, b.i64c(lane.into()));
-            let from = b.load(b.int(32), b.index(tables.source, b.int(32), t), 4);
-            let from = b.sext(from, b.int(64));
-            c = b.insert(c, b.load(b.f32(), b.index(tables.wide, b.f32(), from), 4), lane);
-        }
-        let digit = clamp(b, b.fsub(b.fabs(c), below), 0.0, top);
-        let code = bytes(b, b.copysign(digit, c), q.signed);
+        let digit = clamp(b, b.fsub(b.fabs(wide), below), 0.0, top);
+        let code = bytes(b, b.copysign(digit, wide), q.signed);
         code_row.write(b, b.add(base, first), part, code);
     };
     let whole = q.tail as i64 & -i64::from(FOLD_LANES);
@@ -208,6 +232,30 @@ pub(super) fn row<'c>(
         digits(b.i64c(whole), (q.tail as i64 - whole) as u32);
     }
     fill(b, out, q.base + q.tail, q.padded, if q.signed { 128 } else { 0 });
+}
+
+/// Those floats of a row, in units of a step, that the codes from `first` of the tail are digits of.
+fn gather<'c>(
+    b: &Builder<'_, 'c>,
+    tables: &Tables<'c>,
+    first: Val<'c>,
+    count: u32,
+    part: Chunk<'c>,
+) -> Val<'c> {
+    let ty = b.f32v(FOLD_LANES);
+    if b.level().has_avx512() {
+        let source = Row { elem: Elem::I32, base: tables.source, step: Stride::Unit };
+        let source = source.read(b, first, part).val;
+        let mask = b.mask_first(b.i64c(count.into()), FOLD_LANES);
+        let args = [b.zero(ty), tables.wide, source, mask, b.i32c(4)];
+        return b.call("llvm.x86.avx512.mask.gather.dps.512", &[], &args);
+    }
+    (0..count).fold(b.zero(ty), |all, lane| {
+        let t = b.add(first, b.i64c(lane.into()));
+        let from = b.load(b.int(32), b.index(tables.source, b.int(32), t), 4);
+        let from = b.sext(from, b.int(64));
+        b.insert(all, b.load(b.f32(), b.index(tables.wide, b.f32(), from), 4), lane)
+    })
 }
 
 /// Sets the bytes `[from, to)` behind `out`.

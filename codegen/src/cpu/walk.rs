@@ -100,6 +100,28 @@ impl<'c> Walk<'c> {
             index.into_iter().chain(offsets).collect()
         });
     }
+
+    /// Calls `body` with the offsets of the views at `count` rows at a time, a power of two, and with
+    /// those of one for the rest, or for all if the rows do not lie at equal distances.
+    pub fn groups(
+        &self,
+        b: &Builder<'_, 'c>,
+        [begin, end]: [Val<'c>; 2],
+        count: i64,
+        body: impl Fn(&[Vec<Val<'c>>]),
+    ) {
+        let together = if self.shape.len() < 2 { count } else { 1 };
+        let whole = b.add(begin, b.and(b.sub(end, begin), b.i64c(-together)));
+        if together > 1 {
+            b.for_range(begin, whole, together, |row| {
+                let row = |i| b.add(row, b.i64c(i));
+                let rows: Vec<_> = (0..together).map(|i| self.offsets(b, &[row(i)])).collect();
+                body(&rows);
+            });
+        }
+        let first = if together > 1 { whole } else { begin };
+        self.rows(b, first, end, |_, offsets| body(&[offsets.to_vec()]));
+    }
 }
 
 /// Some consecutive elements of a row.
@@ -261,38 +283,62 @@ pub fn fold<'c>(
     combine: impl Fn(Val<'c>, Val<'c>) -> Val<'c>,
     term: impl Fn(Val<'c>, Chunk<'c>) -> Val<'c>,
 ) -> Val<'c> {
+    folds(b, n, tail, identity, combine, 1, |_, i, chunk| term(i, chunk))[0]
+}
+
+/// As many folds at once, of `term(0, ..)` and so on, so that they do not wait for one another: each
+/// in the order of [`fold`].
+pub fn folds<'c>(
+    b: &Builder<'_, 'c>,
+    n: Val<'c>,
+    tail: Tail,
+    identity: Val<'c>,
+    combine: impl Fn(Val<'c>, Val<'c>) -> Val<'c>,
+    count: usize,
+    term: impl Fn(usize, Val<'c>, Chunk<'c>) -> Val<'c>,
+) -> Vec<Val<'c>> {
     let lanes = FOLD_LANES;
     let whole = Chunk { lanes, mask: None };
     let block = i64::from(lanes) * FOLD_UNROLL as i64;
     let neutral = b.splat(identity, lanes);
     let blocks = b.and(n, b.i64c(-block));
-    let parts = b.for_carried(b.i64c(0), blocks, block, &[neutral; FOLD_UNROLL], |i, parts| {
+    let init = vec![neutral; FOLD_UNROLL * count];
+    let parts = b.for_carried(b.i64c(0), blocks, block, &init, |i, parts| {
         let step = |k: usize| b.add(i, b.i64c(k as i64 * i64::from(lanes)));
-        parts.iter().enumerate().map(|(k, &p)| combine(p, term(step(k), whole))).collect()
+        let part = |(at, &p): (usize, &Val<'c>)| {
+            combine(p, term(at / FOLD_UNROLL, step(at % FOLD_UNROLL), whole))
+        };
+        parts.iter().enumerate().map(part).collect()
     });
+    let parts: Vec<&[Val<'c>]> = parts.chunks_exact(FOLD_UNROLL).collect();
     let vectors = b.and(n, b.i64c(-i64::from(lanes)));
-    let first = b.for_carried(blocks, vectors, lanes.into(), &[parts[0]], |i, part| {
-        vec![combine(part[0], term(i, whole))]
+    let first: Vec<Val<'c>> = parts.iter().map(|parts| parts[0]).collect();
+    let mut sums = b.for_carried(blocks, vectors, lanes.into(), &first, |i, sums| {
+        sums.iter().enumerate().map(|(at, &sum)| combine(sum, term(at, i, whole))).collect()
     });
-    let mut sum = first[0];
     if tail == Tail::Masked {
         let rest = b.icmp(SLT, vectors, n);
-        sum = b.if_else(
+        let more = |at: usize, sum: Val<'c>| {
+            let mask = b.mask_first(b.sub(n, vectors), lanes);
+            let value = term(at, vectors, Chunk { lanes, mask: Some(mask) });
+            combine(sum, b.select(mask, value, neutral))
+        };
+        sums = b.if_else(
             rest,
-            || {
-                let mask = b.mask_first(b.sub(n, vectors), lanes);
-                let value = term(vectors, Chunk { lanes, mask: Some(mask) });
-                vec![combine(sum, b.select(mask, value, neutral))]
-            },
-            || vec![sum],
-        )[0];
+            || sums.iter().enumerate().map(|(at, &sum)| more(at, sum)).collect(),
+            || sums.clone(),
+        );
     }
-    let sum = combine(combine(sum, parts[1]), combine(parts[2], parts[3]));
-    let sum = b.reduce(sum, &combine);
+    let whole = |(&sum, parts): (&Val<'c>, &&[Val<'c>])| {
+        let sum = combine(combine(sum, parts[1]), combine(parts[2], parts[3]));
+        b.reduce(sum, &combine)
+    };
+    let sums: Vec<Val<'c>> = sums.iter().zip(&parts).map(whole).collect();
     if tail == Tail::Masked {
-        return sum;
+        return sums;
     }
-    b.for_carried(vectors, n, 1, &[sum], |i, sum| {
-        vec![combine(sum[0], term(i, Chunk { lanes: 1, mask: None }))]
-    })[0]
+    b.for_carried(vectors, n, 1, &sums, |i, sums| {
+        let one = Chunk { lanes: 1, mask: None };
+        sums.iter().enumerate().map(|(at, &sum)| combine(sum, term(at, i, one))).collect()
+    })
 }
