@@ -86,7 +86,7 @@ fn cases() -> Vec<Case> {
         let affine = [floats.clone(), (f, vec![384]), (f, vec![384])];
         let tables = [(f, vec![384]), (Elem::I32, vec![20]), (f, vec![20])];
         let all: Vec<_> = affine.iter().chain(&tables).cloned().collect();
-        add(names[0], plan(norm(true, None), &affine, &[floats.clone()], whole), None);
+        add(names[0], plan(norm(true, None), &affine, std::slice::from_ref(&floats), whole), None);
         let both = [floats.clone(), codes.clone()];
         let kernel = norm(true, Some(quantize.clone()));
         add(names[1], plan(kernel, &all, &both, whole), None);
