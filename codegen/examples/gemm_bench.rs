@@ -232,6 +232,14 @@ impl Scratch {
         Scratch { lines: vec![[0; 64]; bytes.div_ceil(64) + 1] }
     }
 
+    /// These bytes.
+    fn of(bytes: &[u8]) -> Scratch {
+        let mut scratch = Scratch::new(bytes.len());
+        // SAFETY: there is room for the bytes, and nothing else refers to it.
+        unsafe { scratch.pointer().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        scratch
+    }
+
     fn pointer(&mut self) -> *mut u8 {
         let first = self.lines.as_mut_ptr().cast::<u8>();
         first.wrapping_add(first.align_offset(64))
@@ -250,7 +258,7 @@ struct Case {
     /// Calls so far: each takes the next copy.
     calls: AtomicUsize,
     /// In the order of the kernel's buffers.
-    buffers: Vec<Vec<u8>>,
+    buffers: Vec<Scratch>,
 }
 
 impl Case {
@@ -345,6 +353,7 @@ impl Case {
         }
         buffers.push(noise(rows * n * wide));
         let calls = AtomicUsize::new(0);
+        let buffers = buffers.iter().map(|bytes| Scratch::of(bytes)).collect();
         Case { desc, blob, compile_ms, rows, weight_bytes, copies, calls, buffers }
     }
 
@@ -353,7 +362,7 @@ impl Case {
         let bufs: Vec<usize> = self
             .buffers
             .iter()
-            .map(|buffer| buffer.as_ptr() as usize)
+            .map(|buffer| buffer.lines.as_ptr() as usize)
             .map(|address| address.next_multiple_of(64))
             .collect();
         let (codes, padded) =
