@@ -9,7 +9,7 @@ use inkwell::FloatPredicate::{OEQ, OGE, OGT, OLE, OLT, UGT, UNE, UNO};
 use inkwell::IntPredicate::{self, EQ, NE, SGE, SGT, SLE, SLT, UGE, ULE, ULT};
 
 use super::build::{Builder, Ty, Val};
-use super::{CpuError, math, math64};
+use super::{CpuError, math, math64, silu};
 
 /// A value in registers and what it stands for.
 #[derive(Clone, Copy, Debug)]
@@ -229,7 +229,7 @@ fn unary_float<'c>(b: &Builder<'_, 'c>, op: UnaryOp, x: Val<'c>, wide: bool) -> 
         UnaryOp::Relu => b.select(b.fcmp(UGT, x, c(0.0)), x, c(0.0)),
         UnaryOp::Gelu => of(math::gelu, math64::gelu),
         UnaryOp::GeluTanh => of(math::gelu_tanh, math64::gelu_tanh),
-        UnaryOp::Silu => of(math::silu, math64::silu),
+        UnaryOp::Silu => of(silu::silu, math64::silu),
         UnaryOp::Softplus => of(math::softplus, math64::softplus),
         UnaryOp::Not | UnaryOp::IsNan | UnaryOp::IsInf => {
             unreachable!("predicates are handled by the caller")

@@ -1,7 +1,7 @@
 //! Elementary functions of f32 as branch-free polynomials, scalar or vector, with the same bits at
 //! every level. Bounds (asserted by the tests against f64, denormals included): tanh and erf 5 ulp;
-//! exp, log, sigmoid, silu and softplus 4 ulp; sin and cos 1 ulp for |x| <= 2^40 and some number in
-//! [-1, 1] beyond; gelu and gelu_tanh 2^-22 * max(|x|, 1) absolute; pow 1 ulp.
+//! exp, log, sigmoid and softplus 4 ulp; sin and cos 1 ulp for |x| <= 2^40 and some number in
+//! [-1, 1] beyond; gelu and gelu_tanh 2^-22 * max(|x|, 1) absolute, silu twice that; pow 1 ulp.
 
 use inkwell::FloatPredicate::{OEQ, OGE, OGT, OLT, ONE, UGE, UNO};
 use inkwell::IntPredicate::{EQ, SGT, SLT};
@@ -210,18 +210,11 @@ pub fn sigmoid<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
     b.fdiv(b.fconst(x.get_type(), 1.0), one_plus_exp(b, b.fneg(x)))
 }
 
-/// `x / (1 + e^-x)`.
-pub fn silu<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
-    b.fdiv(x, one_plus_exp(b, b.fneg(x)))
-}
-
 /// `max(x, 0) - a * q(a)` for `a = |x|`, where `q` is the tail of the normal distribution. The
 /// product is a polynomial around each multiple of a half and zero from 6.25 on, so that no operand
 /// is looked up in more than sixteen entries: a table is one register, and this takes half of the
 /// multiplications that one polynomial for all would. For small x the error is relative, 2^-22.
 pub fn gelu<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
-    /// Adding it rounds to a multiple of a half, whose number the low bits then hold.
-    const MAGIC: f64 = 6_291_456.0;
     /// Nothing is left of the product from here on.
     const FAR: f64 = 7.5;
     /// Highest coefficient first.
@@ -335,21 +328,36 @@ pub fn gelu<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
             0.0,
         ],
     ];
+    positive_less(b, x, &PIECES, 1, FAR)
+}
+
+/// `max(x, 0) - t(|x|)` for a `t` that is nothing from `far` on: a polynomial of the distance to the
+/// nearest multiple of `2^-fraction`, the highest coefficient first, whose coefficients are the entries
+/// at that multiple's number.
+pub(super) fn positive_less<'c>(
+    b: &Builder<'_, 'c>,
+    x: Val<'c>,
+    pieces: &[[f64; 16]],
+    fraction: i32,
+    far: f64,
+) -> Val<'c> {
     let ty = x.get_type();
     let c = |v: f64| b.fconst(ty, v);
+    // Adding it rounds to such a multiple, whose number the low bits then hold.
+    let magic = 12_582_912.0 / f64::from(1 << fraction);
     let wide = b.level().has_avx512() && b.lanes(x) == 16;
-    let a = if wide { least_magnitude(b, x, FAR) } else { b.fmin(c(FAR), b.fabs(x)) };
-    let shifted = b.fadd(a, c(MAGIC));
+    let a = if wide { least_magnitude(b, x, far) } else { b.fmin(c(far), b.fabs(x)) };
+    let shifted = b.fadd(a, c(magic));
     let near = if wide {
         // The same difference in one instruction.
-        let (all, halves) = (b.iconst(b.int(16), -1), b.i32c(1 << 4));
-        let args = [a, halves, b.zero(ty), all, b.i32c(4)];
+        let (all, digits) = (b.iconst(b.int(16), -1), b.i32c(fraction << 4));
+        let args = [a, digits, b.zero(ty), all, b.i32c(4)];
         b.call("llvm.x86.avx512.mask.reduce.ps.512", &[], &args)
     } else {
-        b.fsub(a, b.fsub(shifted, c(MAGIC)))
+        b.fsub(a, b.fsub(shifted, c(magic)))
     };
     let piece = b.bitcast(shifted, b.with_elem(ty, b.int(32)));
-    let tail = PIECES
+    let tail = pieces
         .iter()
         .map(|table| one_of_sixteen(b, table, piece))
         .reduce(|sum, coefficient| b.fma(sum, near, coefficient))

@@ -31,6 +31,7 @@ mod quantize;
 mod reduce;
 pub mod run;
 mod scatter;
+mod silu;
 mod softmax;
 mod source;
 mod spec;
