@@ -2,6 +2,9 @@
 //! works too, workers wait between jobs by spinning for some microseconds before they sleep, and
 //! the caller never waits for a worker that did not join in time.
 //!
+//! A thread first does its own share of a job, always the same part of the whole: what it wrote in one
+//! job it finds in its own cache in the next. Then it helps the others with theirs.
+//!
 //! One word holds the job's number, whether it is open, and how many workers are inside. A worker
 //! joins by a compare-and-swap that succeeds only while the very job it saw is open, so that the
 //! caller may reuse the job's memory once it has closed the job and the count is back at zero.
@@ -38,17 +41,35 @@ pub(crate) struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Claims ranges until there are none left.
-    fn take_part(&self, thread: usize, next: &AtomicI64, failed: &AtomicI32) {
-        while failed.load(Ordering::Relaxed) == 0 {
-            let begin = next.fetch_add(self.chunk, Ordering::Relaxed);
-            if begin >= self.work {
-                return;
-            }
-            let end = begin.saturating_add(self.chunk).min(self.work);
-            let code = (self.call)(thread, begin, end);
-            if code != 0 {
-                let _ = failed.compare_exchange(0, code, Ordering::Relaxed, Ordering::Relaxed);
+    /// Threads that have a share.
+    fn owners(&self, threads: usize) -> usize {
+        let chunks = (self.work - 1) / self.chunk + 1;
+        usize::try_from(chunks).map_or(threads, |chunks| chunks.min(threads))
+    }
+
+    /// The first item of the share of one of `owners`, `work` for the one after them.
+    fn share(&self, owner: usize, owners: usize) -> i64 {
+        let chunks = i128::from((self.work - 1) / self.chunk + 1);
+        let first = chunks * owner as i128 / owners as i128 * i128::from(self.chunk);
+        first.min(self.work.into()) as i64
+    }
+
+    /// Claims ranges of this thread's share, then of the others', until there are none left.
+    fn take_part(&self, thread: usize, next: &[Line<AtomicI64>], failed: &AtomicI32) {
+        let owners = self.owners(next.len());
+        for other in 0..owners {
+            let owner = (thread + other) % owners;
+            let (next, last) = (&next[owner].0, self.share(owner + 1, owners));
+            while failed.load(Ordering::Relaxed) == 0 {
+                let begin = next.fetch_add(self.chunk, Ordering::Relaxed);
+                if begin >= last {
+                    break;
+                }
+                let end = begin.saturating_add(self.chunk).min(self.work);
+                let code = (self.call)(thread, begin, end);
+                if code != 0 {
+                    let _ = failed.compare_exchange(0, code, Ordering::Relaxed, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -60,7 +81,8 @@ struct Line<T>(T);
 
 struct Shared {
     state: Line<AtomicU64>,
-    next: Line<AtomicI64>,
+    /// The next item of each thread's share.
+    next: Vec<Line<AtomicI64>>,
     failed: Line<AtomicI32>,
     sleeping: Line<AtomicUsize>,
     stop: AtomicBool,
@@ -86,7 +108,7 @@ impl Pool {
     pub(crate) fn new(threads: usize) -> Result<Pool> {
         let shared = Arc::new(Shared {
             state: Line(AtomicU64::new(0)),
-            next: Line(AtomicI64::new(0)),
+            next: (0..threads).map(|_| Line(AtomicI64::new(0))).collect(),
             failed: Line(AtomicI32::new(0)),
             sleeping: Line(AtomicUsize::new(0)),
             stop: AtomicBool::new(false),
@@ -121,7 +143,10 @@ impl Pool {
         // SAFETY: `&mut self` makes this the only caller, and by the rule above no job is open
         // and no worker inside, so nobody else accesses the cell.
         unsafe { *shared.job.get() = Some(forever) };
-        shared.next.0.store(0, Ordering::Relaxed);
+        let owners = job.owners(shared.next.len());
+        for (owner, next) in shared.next.iter().take(owners).enumerate() {
+            next.0.store(job.share(owner, owners), Ordering::Relaxed);
+        }
         shared.failed.0.store(0, Ordering::Relaxed);
         // Closes on unwinding too, so that no worker outlives the borrow.
         let open = Closer(shared);
@@ -134,7 +159,7 @@ impl Pool {
             let useful = usize::try_from(useful).unwrap_or(usize::MAX);
             self.wakers.iter().take(useful).for_each(Thread::unpark);
         }
-        job.take_part(0, &shared.next.0, &shared.failed.0);
+        job.take_part(0, &shared.next, &shared.failed.0);
         drop(open);
         shared.failed.0.load(Ordering::Relaxed)
     }
@@ -193,7 +218,7 @@ fn worker(shared: &Shared, thread: usize) {
         // returns from `Pool::run` until `inside` is dropped.
         let job = unsafe { *shared.job.get() };
         if let Some(job) = job {
-            job.take_part(thread, &shared.next.0, &shared.failed.0);
+            job.take_part(thread, &shared.next, &shared.failed.0);
         }
         drop(inside);
         done = state / NUMBER;
