@@ -2,6 +2,8 @@
 //! process, on dot products between registers. Arguments: a level, the seconds for each figure, and
 //! words that a line must contain to be measured.
 //!
+//! What a kernel of codes gives is compared with what that of the lowest level gives, byte by byte.
+//!
 //! Peak and kernel take turns, one call each. A machine may be shared: while somebody else runs on
 //! the other half of a core, it does half of the work. So there are two columns for a number of
 //! threads: calls before and after which the peak was near the best, and calls where it was not.
@@ -101,8 +103,8 @@ fn main() {
     }
     let words: Vec<String> = args.collect();
     let report = |shape, weight, output, after| {
-        let case = || Case::new(level, shape, weight, output, after);
-        report(&ceiling, &words, budget, case, &name(shape, weight, output, after));
+        let case = |level| Case::new(level, shape, weight, output, after);
+        report(&ceiling, &words, (level, budget), case, &name(shape, weight, output, after));
     };
     for weight in [Elem::I8, Elem::I4, Elem::BF16, Elem::F32] {
         let quantized = !weight.is_float();
@@ -143,14 +145,17 @@ fn name((rows, k, n): Shape, weight: Elem, output: GemmOutput, after: After) -> 
 fn report(
     ceiling: &Ceiling,
     words: &[String],
-    budget: Duration,
-    case: impl FnOnce() -> Case,
+    (level, budget): (Level, Duration),
+    case: impl Fn(Level) -> Case,
     name: &str,
 ) {
     if !words.iter().all(|word| name.split(' ').any(|part| part == word)) {
         return;
     }
-    let case = case();
+    let (case, lowest) = (case(level), case(Level::Avx2));
+    if case.desc.is_quantized() {
+        assert!(case.result() == lowest.result(), "{name}: not what {} gives", Level::Avx2);
+    }
     print!("  {name}");
     for threads in [1, 2] {
         for turns in turns(ceiling, &case, threads, budget) {
@@ -222,28 +227,19 @@ fn best(ops: f64, budget: Duration, mut call: impl FnMut()) -> f64 {
     }
 }
 
-/// 64-byte aligned memory.
-struct Scratch {
-    lines: Vec<[u8; 64]>,
-}
+/// A line of a cache.
+#[repr(align(64))]
+#[derive(Clone)]
+struct Line([u8; 64]);
 
-impl Scratch {
-    fn new(bytes: usize) -> Scratch {
-        Scratch { lines: vec![[0; 64]; bytes.div_ceil(64) + 1] }
-    }
-
-    /// These bytes.
-    fn of(bytes: &[u8]) -> Scratch {
-        let mut scratch = Scratch::new(bytes.len());
-        // SAFETY: there is room for the bytes, and nothing else refers to it.
-        unsafe { scratch.pointer().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-        scratch
-    }
-
-    fn pointer(&mut self) -> *mut u8 {
-        let first = self.lines.as_mut_ptr().cast::<u8>();
-        first.wrapping_add(first.align_offset(64))
-    }
+/// The bytes in aligned memory, zeros behind them up to the end of a line.
+fn lines(bytes: &[u8]) -> Vec<Line> {
+    let line = |bytes: &[u8]| {
+        let mut line = Line([0; 64]);
+        line.0[..bytes.len()].copy_from_slice(bytes);
+        line
+    };
+    bytes.chunks(64).map(line).collect()
 }
 
 /// One gemm with its operands.
@@ -258,7 +254,7 @@ struct Case {
     /// Calls so far: each takes the next copy.
     calls: AtomicUsize,
     /// In the order of the kernel's buffers.
-    buffers: Vec<Scratch>,
+    buffers: Vec<Vec<Line>>,
 }
 
 impl Case {
@@ -328,8 +324,11 @@ impl Case {
             // Results of about one.
             buffers.extend([table(1e-3 / k as f32), table(0.0)]);
         }
+        // Not all on one side of zero.
+        let biases =
+            (0..columns + 16).flat_map(|column| ((column % 13) as f32 * 0.5).to_le_bytes());
         if pairs.is_none() {
-            buffers.push(table(0.5));
+            buffers.push(biases.collect());
         }
         if after == After::Residual {
             buffers.push(0.25f32.to_le_bytes().repeat(rows * n + 16));
@@ -353,18 +352,26 @@ impl Case {
         }
         buffers.push(noise(rows * n * wide));
         let calls = AtomicUsize::new(0);
-        let buffers = buffers.iter().map(|bytes| Scratch::of(bytes)).collect();
+        let buffers = buffers.iter().map(|buffer| lines(buffer)).collect();
         Case { desc, blob, compile_ms, rows, weight_bytes, copies, calls, buffers }
+    }
+
+    /// The bytes of the first call's result.
+    fn result(&self) -> Vec<u8> {
+        self.speed(1, Duration::ZERO);
+        let lines = self.buffers.last().expect("a call has a result");
+        let bytes = lines.iter().flat_map(|line| line.0).collect::<Vec<u8>>();
+        bytes[..self.rows * self.desc.n * self.out_bytes()].to_vec()
+    }
+
+    /// Bytes of an element of the result.
+    fn out_bytes(&self) -> usize {
+        if matches!(self.desc.output, GemmOutput::Codes { .. }) { 1 } else { 4 }
     }
 
     /// The best rate in GOP/s with the items split evenly among `threads`.
     fn speed(&self, threads: usize, budget: Duration) -> f64 {
-        let bufs: Vec<usize> = self
-            .buffers
-            .iter()
-            .map(|buffer| buffer.lines.as_ptr() as usize)
-            .map(|address| address.next_multiple_of(64))
-            .collect();
+        let bufs: Vec<usize> = self.buffers.iter().map(|buffer| buffer.as_ptr() as usize).collect();
         let (codes, padded) =
             (self.desc.n / 2 + TAIL, (self.desc.n / 2 + TAIL).next_multiple_of(64));
         // The last two are read where there are pairs.
@@ -376,14 +383,15 @@ impl Case {
         let calls = self.calls.load(Relaxed);
         let mut rate = 0.0;
         let part = |t: usize, round: usize| {
-            let mut scratch = Scratch::new(scratch_bytes);
+            let mut scratch = vec![Line([0; 64]); scratch_bytes.div_ceil(64)];
             let items = work * t as i64 / threads as i64..work * (t as i64 + 1) / threads as i64;
             let mut bufs: Vec<*mut u8> = bufs.iter().map(|&address| address as *mut u8).collect();
             let copy = (calls + round) % self.copies;
             bufs[1] = bufs[1].wrapping_add(copy * self.weight_bytes);
+            let scratch = scratch.as_mut_ptr().cast();
             // SAFETY: the buffers have the sizes that the description and `rows` ask for, and
             // the threads write different items.
-            unsafe { self.blob.call("gemm", &bufs, &dims, items, scratch.pointer()) };
+            unsafe { self.blob.call("gemm", &bufs, &dims, items, scratch) };
         };
         std::thread::scope(|scope| {
             for t in 1..threads {

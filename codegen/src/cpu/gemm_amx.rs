@@ -22,6 +22,7 @@ use inkwell::IntPredicate;
 use super::build::Val;
 use super::gemm::{Columns, Gemm, Tile, Turn};
 use super::gemm_epilogue::Epilogue;
+use super::gemm_packed::Packing;
 use super::tiles::{HEIGHT, TileOps};
 
 /// Steps between asking for a part of the weight and its use, where one tile of rows waits for it.
@@ -35,6 +36,14 @@ const ROWS: i64 = 2 * HEIGHT;
 
 /// What is noted of a tile: whether there is one, its first row and its panel.
 const NOTES: usize = 3;
+
+/// What follows a whole tile whose accumulators lie in scratch.
+struct Kept<'g, 'k, 'm, 'c> {
+    epilogue: Epilogue<'g, 'k, 'm, 'c>,
+    /// Whether all codes are first digits; `None` if the result is no codes.
+    plain: Option<Val<'c>>,
+    packing: Option<Packing<'c>>,
+}
 
 /// The AMX form of a kernel.
 pub(super) struct Amx<'g, 'k, 'm, 'c, O> {
@@ -88,7 +97,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let first = [at.row, b.add(at.row, b.i64c(HEIGHT))];
         b.either(
             self.is_kept(),
-            || self.products(at, &first, Some(&Epilogue::new(&self.gemm, self.kept()))),
+            || self.products(at, &first, Some(&self.kept())),
             || self.products(at, &first, None),
         );
         self.keep(at);
@@ -137,8 +146,13 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         b.icmp(IntPredicate::NE, b.load(b.int(64), self.note(0), 8), b.i64c(0))
     }
 
-    /// The tile that was noted.
-    fn kept(&self) -> Tile<'c> {
+    /// What follows the tile that was noted.
+    fn kept(&self) -> Kept<'_, 'k, 'm, 'c> {
+        let epilogue = Epilogue::new(&self.gemm, self.kept_tile());
+        Kept { plain: epilogue.first_digits(), packing: epilogue.packing(), epilogue }
+    }
+
+    fn kept_tile(&self) -> Tile<'c> {
         let b = self.gemm.b;
         let value = |i: usize| b.load(b.int(64), self.note(i), 8);
         let (row, panel) = (value(1), value(2));
@@ -154,31 +168,22 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
             return;
         }
         b.when(self.is_kept(), || {
-            let epilogue = Epilogue::new(&self.gemm, self.kept());
-            self.finish(&epilogue, epilogue.first_digits(), b.i64c(0), b.i64c(ROWS));
+            self.finish(&self.kept(), b.i64c(0), b.i64c(ROWS));
             self.keep_none();
         });
     }
 
-    /// Finishes an even number of rows of a whole tile in scratch; `plain` if its codes are first
-    /// digits.
-    fn finish(
-        &self,
-        epilogue: &Epilogue<'_, 'k, 'm, 'c>,
-        plain: Option<Val<'c>>,
-        from: Val<'c>,
-        to: Val<'c>,
-    ) {
+    /// Finishes an even number of rows of a whole tile in scratch.
+    fn finish(&self, kept: &Kept<'_, 'k, 'm, 'c>, from: Val<'c>, to: Val<'c>) {
         let b = self.gemm.b;
-        let rows = |plain| b.for_range(from, to, 1, |row| epilogue.row(row, row, plain));
-        let plain_rows = || match epilogue.packs() {
-            Some(format) => b.for_range(from, to, 2, |row| epilogue.two_rows(row, format)),
-            _ => rows(true),
+        let Kept { epilogue, plain, packing } = kept;
+        let rows = || b.for_range(from, to, 1, |row| epilogue.row(row, row, false));
+        let (Some(plain), Some(packing)) = (plain, packing) else {
+            return rows();
         };
-        match plain {
-            Some(plain) => b.either(plain, plain_rows, || rows(false)),
-            None => rows(false),
-        }
+        let pairs = |plain| b.for_range(from, to, 2, |row| epilogue.two_rows(row, packing, plain));
+        let packed = || b.either(*plain, || pairs(true), || pairs(false));
+        b.either(packing.fits, packed, rows);
     }
 
     /// Asks for a part of the next panel: as much as this step has to, so that the tiles of rows that
@@ -224,7 +229,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
 
     /// Accumulators of one or two tiles of rows, into scratch; meanwhile the tile that lies there is
     /// finished.
-    fn products(&self, at: Tile<'c>, first: &[Val<'c>], kept: Option<&Epilogue<'_, 'k, 'm, 'c>>) {
+    fn products(&self, at: Tile<'c>, first: &[Val<'c>], kept: Option<&Kept<'_, 'k, 'm, 'c>>) {
         let (b, ops) = (self.gemm.b, self.ops);
         let groups = at.columns.groups as u8;
         let sum = |row: u8, group: u8| 2 * row + group;
@@ -235,7 +240,6 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
             }
         }
         let depth = self.gemm.left_depth();
-        let plain = kept.and_then(Epilogue::first_digits);
         let share = 2 * (ROWS as usize / 2).div_ceil(depth / K_ALIGN) as i64;
         b.for_range(b.i64c(0), b.i64c(depth as i64), K_ALIGN as i64, |k| {
             let line = b.offset(at.weight.first, b.mul(k, b.i64c(16)));
@@ -260,10 +264,10 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
                     }
                     products += 1;
                     let [from, to] = [products - 1, products].map(|n| share * n / 4 / 2 * 2);
-                    if let Some(epilogue) = kept.filter(|_| from < to) {
+                    if let Some(kept) = kept.filter(|_| from < to) {
                         let [from, to] = [from, to]
                             .map(|row| b.smin(b.add(finished, b.i64c(row)), b.i64c(ROWS)));
-                        self.finish(epilogue, plain, from, to);
+                        self.finish(kept, from, to);
                     }
                 }
             }

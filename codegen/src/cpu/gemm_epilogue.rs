@@ -42,21 +42,21 @@ pub(super) fn streams<'c>(
 
 /// A vector of consecutive columns of a tile.
 #[derive(Clone, Copy)]
-struct Lane<'c> {
+pub(super) struct Lane<'c> {
     /// First column within the panel.
     first: u32,
     /// Lanes that exist.
-    count: u32,
+    pub count: u32,
     /// Set where these are not all.
     mask: Option<Val<'c>>,
 }
 
 /// What follows the accumulators of one tile: addresses and tables.
 pub(super) struct Epilogue<'g, 'k, 'm, 'c> {
-    gemm: &'g Gemm<'k, 'm, 'c>,
-    vectors: Vec<Lane<'c>>,
-    tables: Tables<'c>,
-    pairs: Option<PairTables<'c>>,
+    pub gemm: &'g Gemm<'k, 'm, 'c>,
+    pub vectors: Vec<Lane<'c>>,
+    pub tables: Tables<'c>,
+    pub pairs: Option<PairTables<'c>>,
     /// First row of the tile.
     row: Val<'c>,
     out: (Val<'c>, Val<'c>),
@@ -113,44 +113,6 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
         }
     }
 
-    /// The format of codes if [`Self::two_rows`] can write them: two vectors of sixteen a row.
-    pub fn packs(&self) -> Option<(u8, bool)> {
-        let whole = self.vectors.len() == 2 && self.vectors.iter().all(|lane| lane.count == 16);
-        match self.gemm.desc.output {
-            GemmOutput::Codes { signed, bits } if whole => Some((bits, signed)),
-            _ => None,
-        }
-    }
-
-    /// Finishes rows `row` and `row + 1` of a tile whose rows lie in scratch in order; all codes are
-    /// first digits, `bits` and `signed`. Four vectors share what makes bytes of integers.
-    pub fn two_rows(&self, row: Val<'c>, (bits, signed): (u8, bool)) {
-        let Epilogue { gemm, tables, .. } = self;
-        let b = gemm.b;
-        let rows = [row, b.add(row, b.i64c(1))];
-        let words = rows.map(|row| {
-            let codes = [0, 1].map(|v| {
-                let x = b.fmul(self.value(row, row, v), tables.inverse[v]);
-                quantize::nearest_16(b, x, f64::from(q_max(bits, signed)), signed)
-            });
-            b.call("llvm.x86.avx512.packssdw.512", &[], &codes)
-        });
-        let bytes = if signed {
-            let codes = b.call("llvm.x86.avx512.packsswb.512", &[], &words);
-            b.xor(codes, b.iconst(codes.get_type(), 128))
-        } else {
-            b.call("llvm.x86.avx512.packuswb.512", &[], &words)
-        };
-        // Packing works within quarters of a register: each has four codes of the four vectors.
-        let fours = b.bitcast(bytes, b.i32v(16));
-        for (i, row) in rows.into_iter().enumerate() {
-            let order: Vec<u32> =
-                [0, 1].iter().flat_map(|v| (0..4).map(move |q| 4 * q + v)).collect();
-            let order: Vec<u32> = order.into_iter().map(|at| at + 2 * i as u32).collect();
-            b.store(b.shuffle(fours, fours, &order), self.out_of(row, 0), 1);
-        }
-    }
-
     /// A vector of accumulators.
     fn sums(&self, place: Val<'c>, v: usize) -> Val<'c> {
         let (b, first) = (self.gemm.b, i64::from(self.vectors[v].first));
@@ -161,7 +123,7 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
     }
 
     /// A vector of results before they become codes.
-    fn value(&self, row: Val<'c>, place: Val<'c>, v: usize) -> Val<'c> {
+    pub fn value(&self, row: Val<'c>, place: Val<'c>, v: usize) -> Val<'c> {
         let Epilogue { gemm, tables, .. } = self;
         let (b, lanes, lane) = (gemm.b, gemm.b.level().f32_lanes(), self.vectors[v]);
         let mut args = vec![tables.scaled(gemm, self.sums(place, v), v)];
@@ -179,7 +141,7 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
     }
 
     /// Where column `first` of the panel lies in row `row` of the result.
-    fn out_of(&self, row: Val<'c>, first: u32) -> Val<'c> {
+    pub fn out_of(&self, row: Val<'c>, first: u32) -> Val<'c> {
         let b = self.gemm.b;
         let column = b.i64c(self.gemm.out_bytes() * i64::from(first));
         b.offset(b.offset(self.out.0, b.mul(row, self.out.1)), column)
@@ -278,14 +240,14 @@ impl<'c> Gemm<'_, '_, 'c> {
 }
 
 /// Per-column tables of a tile, one value for each vector of columns.
-struct Tables<'c> {
+pub(super) struct Tables<'c> {
     /// What accumulators lack; empty where they began with it.
     start: Vec<Val<'c>>,
-    scale: Vec<Val<'c>>,
+    pub scale: Vec<Val<'c>>,
     /// Empty for operands that differ from row to row.
-    operands: Vec<Vec<Val<'c>>>,
-    inverse: Vec<Val<'c>>,
-    lo: Vec<Val<'c>>,
+    pub operands: Vec<Vec<Val<'c>>>,
+    pub inverse: Vec<Val<'c>>,
+    pub lo: Vec<Val<'c>>,
 }
 
 impl<'c> Tables<'c> {

@@ -156,6 +156,13 @@ impl Case {
         self
     }
 
+    /// The same with an epilogue of which tables say how large it can be: a bias alone.
+    fn biased(mut self) -> Case {
+        self.desc.epilogue = Expr::binary(BinaryOp::Add, Expr::arg(0), Expr::arg(1));
+        self.desc.operands.truncate(1);
+        self
+    }
+
     /// The first rows alone.
     fn first_rows(mut self, rows: usize) -> Case {
         self.rows = rows;
@@ -225,8 +232,9 @@ impl Case {
 
     fn results(&self) -> Vec<f32> {
         let n = self.desc.n;
-        let finish = |(i, x): (usize, f32)| {
-            (x + self.bias[i % n]).max(0.0) + self.residual[i / n * (n + GUARD) + i % n]
+        let finish = |(i, x): (usize, f32)| match self.desc.operands.len() {
+            1 => x + self.bias[i % n],
+            _ => (x + self.bias[i % n]).max(0.0) + self.residual[i / n * (n + GUARD) + i % n],
         };
         self.products().into_iter().enumerate().map(finish).collect()
     }
@@ -257,7 +265,8 @@ impl Case {
             vec![self.left_f32.as_ptr().cast(), packed.as_ptr()]
         };
         if !self.desc.operands.is_empty() {
-            bufs.extend([bias.as_ptr().cast(), self.residual.as_ptr().cast::<u8>()]);
+            let operands = [bias.as_ptr().cast(), self.residual.as_ptr().cast::<u8>()];
+            bufs.extend(&operands[..self.desc.operands.len()]);
         }
         if wide == 1 {
             bufs.extend([inverse.as_ptr().cast::<u8>(), lo.as_ptr().cast()]);
@@ -282,6 +291,21 @@ impl Case {
             assert!(guard.iter().all(|&byte| byte == 0xa5), "{name}: {guard:?} after a row");
         }
         out.chunks_exact((n + GUARD) * wide).flat_map(|row| row[..n * wide].to_vec()).collect()
+    }
+
+    /// Compares the codes of all levels with the digits of the results.
+    fn check_codes(&self, signed: bool, bits: u8) {
+        let (n, offset, top) = (self.desc.n, if signed { 128 } else { 0 }, q_max(bits, signed));
+        let code = |(i, &y): (usize, &f32)| {
+            let wide = wide_code(y, self.inverse[i % n], signed);
+            let lower = self.lo[i % n] as i32;
+            let digit = ((wide.abs() - lower).clamp(0, top)) * wide.signum();
+            (digit + offset) as u8
+        };
+        let expected: Vec<u8> = self.results().iter().enumerate().map(code).collect();
+        for (level, blob) in blobs(&self.desc) {
+            assert!(self.run(&blob) == expected, "{level}: {}", self.name());
+        }
     }
 
     fn name(&self) -> String {
@@ -397,18 +421,29 @@ fn codes_are_the_digits_of_the_result() {
             let input = GemmInput::Codes { signed: true };
             let bits = if signed == seed.is_multiple_of(2) { 8 } else { 4 };
             let output = GemmOutput::Codes { signed, bits };
-            let case = Case::new(seed as u64, rows, k, n, input, output);
-            let offset = if signed { 128 } else { 0 };
-            let code = |(i, &y): (usize, &f32)| {
-                let wide = wide_code(y, case.inverse[i % n], signed);
-                let which = if case.lo[i % n] == 0.0 { 1 } else { 2 };
-                (digit(wide, which, q_max(bits, signed)) + offset) as u8
-            };
-            let expected: Vec<u8> = case.results().iter().enumerate().map(code).collect();
-            for (level, blob) in blobs(&case.desc) {
-                assert!(case.run(&blob) == expected, "{level}: {}", case.name());
+            let case = || Case::new(seed as u64, rows, k, n, input, output);
+            for case in [case(), case().biased()] {
+                case.check_codes(signed, bits);
             }
         }
+    }
+}
+
+#[test]
+fn codes_of_panels_whose_tables_say_little_are_the_same() {
+    let output = GemmOutput::Codes { signed: true, bits: 8 };
+    let case = || Case::new(6, 96, 64, 96, GemmInput::Codes { signed: true }, output).biased();
+    // Floats without an integer of 32 bits, and digits that take more than 16.
+    let (mut wide, mut high) = (case(), case());
+    wide.scale[3] = 1e30;
+    wide.bias[37] = f32::INFINITY;
+    wide.scale[67] = -1e12;
+    high.inverse[4] = 1e5;
+    high.lo[4] = 20_000.0;
+    high.inverse[40] = 1e5;
+    high.lo[40] = 16_000.0;
+    for case in [wide, high] {
+        case.check_codes(true, 8);
     }
 }
 

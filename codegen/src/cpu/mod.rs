@@ -16,6 +16,7 @@ mod gemm_amx;
 mod gemm_bf16;
 mod gemm_dot;
 mod gemm_epilogue;
+mod gemm_packed;
 mod gemm_pairs;
 mod gemm_weight;
 mod generate;
