@@ -82,6 +82,18 @@ pub(super) struct Turn<'c> {
     pub count: Val<'c>,
 }
 
+/// Tiles of rows that pass by a panel.
+#[derive(Clone, Copy)]
+pub(super) struct Pass<'c> {
+    pub panel: Val<'c>,
+    /// The first of this call, and the one behind the last.
+    pub tiles: [Val<'c>; 2],
+    /// The same of all that pass by it together, whoever calls.
+    pub group: [Val<'c>; 2],
+    pub left: Left<'c>,
+    pub weight: Weight<'c>,
+}
+
 /// Where the left operand's rows are: all from the first on, or a group of them in scratch.
 #[derive(Clone, Copy)]
 pub(super) struct Left<'c> {
@@ -216,43 +228,92 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         let panels = b.i64c(self.desc.panels() as i64);
         b.for_range(b.begin(), b.end(), 1, |item| {
             let (block, panel) = (b.udiv(item, panels), b.urem(item, panels));
-            let (left, weight) = (self.left_all(), self.packed(panel));
-            self.item(tile_rows, [block, panel], [block, b.i64c(1)], left, weight, &tile);
+            let tiles = self.tiles(tile_rows, [block, b.add(block, b.i64c(1))]);
+            let pass = Pass {
+                panel,
+                tiles,
+                group: tiles,
+                left: self.left_all(),
+                weight: self.packed(panel),
+            };
+            self.columns(panel, |columns| self.pass(&pass, columns, tile_rows, &tile));
         });
     }
 
     /// The same, several row blocks passing by a panel before the next one comes, so that it is read
     /// or unpacked once for all of them. Rows that are rounded are so once for all panels.
     pub fn walk_grouped(&self, tile_rows: i64, tile: impl Fn(Tile<'c>)) {
+        self.walk_panels(tile_rows, |pass, columns| self.pass(pass, columns, tile_rows, &tile));
+    }
+
+    /// Walks the panels that the items of the call have tiles of, group by group of row blocks.
+    pub fn walk_panels(&self, tile_rows: i64, pass: impl Fn(&Pass<'c>, Columns)) {
         let b = self.b;
         let unpacks = self.desc.weight == Elem::I4;
         let panels = b.i64c(self.desc.panels() as i64);
         let blocks = self.up(self.rows, b.i64c(ROW_BLOCK as i64));
         let shared = self.shared_blocks(blocks);
+        let count = |first| b.smin(shared, b.sub(blocks, first));
+        // Which pass has an item: panels of a group follow each other.
+        let pass_of = |item| {
+            let group = b.udiv(item, b.mul(shared, panels));
+            let first = b.mul(group, shared);
+            let rest = b.sub(item, b.mul(first, panels));
+            b.add(b.mul(group, panels), b.udiv(rest, count(first)))
+        };
+        let (begin, end) = (b.begin(), b.end());
         let none = b.i64c(-1);
         let init = if self.rounds() { vec![none; 2] } else { vec![none] };
-        b.for_carried(b.begin(), b.end(), 1, &init, |item, done| {
-            let first = b.mul(b.udiv(item, b.mul(shared, panels)), shared);
-            let rest = b.sub(item, b.mul(first, panels));
-            let count = b.smin(shared, b.sub(blocks, first));
-            let (block, panel) = (b.add(first, b.urem(rest, count)), b.udiv(rest, count));
-            if unpacks {
-                let fresh = b.icmp(IntPredicate::NE, panel, done[0]);
-                b.when(fresh, || self.unpack(panel));
-            }
-            let weight = if unpacks { self.unpacked() } else { self.packed(panel) };
-            if !self.rounds() {
-                let left = self.left_all();
-                self.item(tile_rows, [block, panel], [first, count], left, weight, &tile);
-                return vec![panel];
-            }
-            let row = |block| b.mul(self.first_tile(tile_rows, block), b.i64c(tile_rows));
-            let (from, to) = (row(first), b.smin(row(b.add(first, count)), self.rows));
-            let fresh = b.icmp(IntPredicate::NE, first, done[1]);
-            b.when(fresh, || self.round_rows(from, to));
-            let left = Left { at: self.rounded(), first: from };
-            self.item(tile_rows, [block, panel], [first, count], left, weight, &tile);
-            vec![panel, first]
+        b.when(b.icmp(IntPredicate::SLT, begin, end), || {
+            let last = pass_of(b.sub(end, b.i64c(1)));
+            b.for_carried(pass_of(begin), b.add(last, b.i64c(1)), 1, &init, |at, done| {
+                let group = b.udiv(at, panels);
+                let (panel, first) = (b.sub(at, b.mul(group, panels)), b.mul(group, shared));
+                let count = count(first);
+                let item = b.add(b.mul(first, panels), b.mul(panel, count));
+                let from = b.add(first, b.smax(b.sub(begin, item), b.i64c(0)));
+                let to = b.add(first, b.smin(b.sub(end, item), count));
+                if unpacks {
+                    let fresh = b.icmp(IntPredicate::NE, panel, done[0]);
+                    b.when(fresh, || self.unpack(panel));
+                }
+                let weight = if unpacks { self.unpacked() } else { self.packed(panel) };
+                let tiles = self.tiles(tile_rows, [from, to]);
+                let group = self.tiles(tile_rows, [first, b.add(first, count)]);
+                let emit = |left| {
+                    let at = Pass { panel, tiles, group, left, weight };
+                    self.columns(panel, |columns| pass(&at, columns));
+                };
+                if !self.rounds() {
+                    emit(self.left_all());
+                    return vec![panel];
+                }
+                let row = |tile| b.mul(tile, b.i64c(tile_rows));
+                let (from, to) = (row(group[0]), b.smin(row(group[1]), self.rows));
+                let fresh = b.icmp(IntPredicate::NE, first, done[1]);
+                b.when(fresh, || self.round_rows(from, to));
+                emit(Left { at: self.rounded(), first: from });
+                vec![panel, first]
+            });
+        });
+    }
+
+    /// The tiles of a pass, one after another.
+    pub fn pass(
+        &self,
+        pass: &Pass<'c>,
+        columns: Columns,
+        tile_rows: i64,
+        tile: &impl Fn(Tile<'c>),
+    ) {
+        let b = self.b;
+        let Pass { panel, tiles: [from, to], group: [first, last], left, weight } = *pass;
+        let count = b.sub(last, first);
+        b.for_range(from, to, 1, |i| {
+            let row = b.mul(i, b.i64c(tile_rows));
+            let rows = b.smin(b.sub(self.rows, row), b.i64c(tile_rows));
+            let turn = Turn { index: b.sub(i, first), count };
+            tile(Tile { row, rows, panel, columns, turn, left, weight });
         });
     }
 
@@ -283,30 +344,9 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         b.udiv(b.mul(block, tiles), blocks)
     }
 
-    /// The tiles of one item, one of `count` row blocks from `group` on that pass by its panel.
-    fn item(
-        &self,
-        tile_rows: i64,
-        [block, panel]: [Val<'c>; 2],
-        [group, count]: [Val<'c>; 2],
-        left: Left<'c>,
-        weight: Weight<'c>,
-        tile: &impl Fn(Tile<'c>),
-    ) {
-        let b = self.b;
-        let first = self.first_tile(tile_rows, block);
-        let last = self.first_tile(tile_rows, b.add(block, b.i64c(1)));
-        let group_first = self.first_tile(tile_rows, group);
-        let group_last = self.first_tile(tile_rows, b.add(group, count));
-        let count = b.sub(group_last, group_first);
-        self.columns(panel, |columns| {
-            b.for_range(first, last, 1, |i| {
-                let row = b.mul(i, b.i64c(tile_rows));
-                let rows = b.smin(b.sub(self.rows, row), b.i64c(tile_rows));
-                let turn = Turn { index: b.sub(i, group_first), count };
-                tile(Tile { row, rows, panel, columns, turn, left, weight });
-            });
-        });
+    /// The tiles of row blocks, from the first of one to that of another.
+    fn tiles(&self, tile_rows: i64, blocks: [Val<'c>; 2]) -> [Val<'c>; 2] {
+        blocks.map(|block| self.first_tile(tile_rows, block))
     }
 
     /// Emits `item` for a whole panel and, if it differs, for the last.
