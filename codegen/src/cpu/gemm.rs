@@ -35,10 +35,7 @@ pub fn emit(code: &Code<'_>, name: &str, desc: &GemmDesc) -> Result<(), CpuError
         let streams = gemm.streams.is_some();
         if desc.weight != Elem::F32 && code.level() == Level::AmxInt8 {
             Amx::new(gemm, &Native).run();
-        } else if desc.is_quantized() {
-            gemm.walk(gemm.dot_rows(), |at| gemm.dot_tile(at));
         } else {
-            // A weight of floats, a head above all, is too large to pass by each row block anew.
             gemm.walk_grouped(gemm.dot_rows(), |at| gemm.dot_tile(at));
         }
         if streams {
@@ -222,26 +219,9 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         }
     }
 
-    /// Walks the items of the call, tile by tile, over the weight as it is packed.
-    pub fn walk(&self, tile_rows: i64, tile: impl Fn(Tile<'c>)) {
-        let b = self.b;
-        let panels = b.i64c(self.desc.panels() as i64);
-        b.for_range(b.begin(), b.end(), 1, |item| {
-            let (block, panel) = (b.udiv(item, panels), b.urem(item, panels));
-            let tiles = self.tiles(tile_rows, [block, b.add(block, b.i64c(1))]);
-            let pass = Pass {
-                panel,
-                tiles,
-                group: tiles,
-                left: self.left_all(),
-                weight: self.packed(panel),
-            };
-            self.columns(panel, |columns| self.pass(&pass, columns, tile_rows, &tile));
-        });
-    }
-
-    /// The same, several row blocks passing by a panel before the next one comes, so that it is read
-    /// or unpacked once for all of them. Rows that are rounded are so once for all panels.
+    /// Walks the items of the call, tile by tile. Several row blocks pass by a panel before the next one
+    /// comes, so that it is read, or for tile registers unpacked, once for all of them. Rows that are
+    /// rounded are so once for all panels.
     pub fn walk_grouped(&self, tile_rows: i64, tile: impl Fn(Tile<'c>)) {
         self.walk_panels(tile_rows, |pass, columns| self.pass(pass, columns, tile_rows, &tile));
     }
@@ -249,7 +229,8 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
     /// Walks the panels that the items of the call have tiles of, group by group of row blocks.
     pub fn walk_panels(&self, tile_rows: i64, pass: impl Fn(&Pass<'c>, Columns)) {
         let b = self.b;
-        let unpacks = self.desc.weight == Elem::I4;
+        // Tile registers, which alone begin at zero, cannot take halves apart.
+        let unpacks = self.desc.weight == Elem::I4 && self.from_zero;
         let panels = b.i64c(self.desc.panels() as i64);
         let blocks = self.up(self.rows, b.i64c(ROW_BLOCK as i64));
         let shared = self.shared_blocks(blocks);

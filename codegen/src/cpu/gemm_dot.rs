@@ -22,8 +22,8 @@ const TILE_ROW: i64 = 4 * PANEL as i64;
 /// Independent accumulators that hide the latency of a dot product.
 const CHAINS: u32 = 8;
 
-/// How far in front lines of a weight that comes from memory are asked for, in bytes, and from how many
-/// rows on: with fewer the processor does so itself.
+/// How far in front lines of a bf16 weight are asked for, in bytes, and from how many rows on: with fewer
+/// the processor does so itself.
 const AHEAD: i64 = 1024;
 const AHEAD_ROWS: u32 = 8;
 
@@ -145,8 +145,15 @@ impl<'c> Gemm<'_, '_, 'c> {
             Some(_) => self.depth(DOT as i64),
             None => self.desc.k.next_multiple_of(PAIR) as i64 * self.left_bytes(),
         };
+        let whole = depth - depth % step;
+        let asks = start.is_some() && whole > 0 && i64::from(rows.count) == self.dot_rows();
         let advance = |k: Val<'c>, dots: i64, carried: &[Val<'c>]| {
             let mut sums = carried.to_vec();
+            if asks && dots == UNROLL {
+                // The last tile of rows may be none that asks.
+                let tiles = b.smax(b.sub(at.turn.count, b.i64c(1)), b.i64c(1));
+                self.ask_for_next(at, tiles, b.udiv(k, b.i64c(step)), whole / step);
+            }
             for u in 0..dots {
                 let lines: Vec<_> =
                     (0..i64::from(groups)).map(|g| weight.vnni_line(b, k, u, g)).collect();
@@ -174,7 +181,6 @@ impl<'c> Gemm<'_, '_, 'c> {
             }
             sums
         };
-        let whole = depth - depth % step;
         let sums = b
             .for_carried(b.i64c(0), b.i64c(whole), step, &init, |k, sums| advance(k, UNROLL, sums));
         let sums = advance(b.i64c(whole), (depth - whole) / DOT as i64, &sums);

@@ -7,9 +7,10 @@
 use fqc_ir::Elem;
 use fqc_kernels::gemm::PANEL;
 use fqc_kernels::pack::{DOT, GROUP, HALVES};
+use inkwell::IntPredicate;
 
 use super::build::{Builder, Val};
-use super::gemm::Gemm;
+use super::gemm::{Gemm, Tile};
 
 /// Bytes of a line: four rows of sixteen columns, or twice as many rows in halves.
 const LINE: i64 = (GROUP * DOT) as i64;
@@ -74,6 +75,23 @@ impl<'c> Gemm<'_, '_, 'c> {
     pub fn next_panel(&self) -> (i64, i64) {
         let (_, columns, second) = self.groups();
         (self.bytes(columns), self.bytes(second) - self.group_bytes())
+    }
+
+    /// Asks, in step `step` of the `steps` of a tile, for so much of the next panel that `tiles` tiles of
+    /// rows which pass by this one ask for all of it.
+    pub fn ask_for_next(&self, at: Tile<'c>, tiles: Val<'c>, step: Val<'c>, steps: i64) {
+        let b = self.b;
+        let (next, gap) = self.next_panel();
+        let next = b.offset(at.weight.first, b.i64c(next));
+        let all = (PANEL / GROUP) as i64 * self.group_bytes() / LINE;
+        let lines = self.up(b.i64c((all + steps - 1) / steps), tiles);
+        let from = b.mul(b.add(b.mul(at.turn.index, b.i64c(steps)), step), lines);
+        b.for_range(from, b.add(from, lines), 1, |line| {
+            let line = b.mul(line, b.i64c(LINE));
+            let second = b.icmp(IntPredicate::SGE, line, b.i64c(self.group_bytes()));
+            let skipped = b.select(second, b.i64c(gap), b.i64c(0));
+            b.prefetch(b.offset(next, b.add(line, skipped)));
+        });
     }
 
     /// Bytes of whole groups of columns of the packed weight.
