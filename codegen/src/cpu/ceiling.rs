@@ -71,6 +71,11 @@ fn chains(level: Level) -> usize {
     if level == Level::Avx2 { 12 } else { 24 }
 }
 
+/// Operands of a loop, few enough that they stay in registers beside its accumulators.
+fn operands(level: Level) -> usize {
+    if level == Level::Avx2 { 2 } else { 4 }
+}
+
 /// The loops of a level, ready to run.
 pub struct Ceiling {
     level: Level,
@@ -204,10 +209,11 @@ fn emit_dots(b: &Builder<'_, '_>, unit: Unit) {
     let ty = if unit == Unit::Codes { b.i32v(lanes) } else { b.f32v(lanes) };
     let line = |i: usize| b.offset(b.buf(0), b.i64c((LINE * i) as i64));
     let chains = chains(b.level());
-    let operands: Vec<Val<'_>> = (0..chains).map(|i| b.load(ty, line(i), 4)).collect();
-    let init = vec![b.zero(ty); chains];
+    let operands: Vec<Val<'_>> = (0..operands(b.level())).map(|i| b.load(ty, line(i), 4)).collect();
+    // Sums that began alike would be one.
+    let init: Vec<Val<'_>> = (0..chains).map(|i| b.load(ty, line(i), 4)).collect();
     let sums = b.for_carried(b.begin(), b.end(), 1, &init, |i, sums| {
-        sums.iter().zip(&operands).map(|(&sum, &x)| dot(b, unit, sum, x, i)).collect()
+        sums.iter().zip(operands.iter().cycle()).map(|(&sum, &x)| dot(b, unit, sum, x, i)).collect()
     });
     for (i, &sum) in sums.iter().enumerate() {
         b.store(sum, line(i), 4);
