@@ -10,7 +10,9 @@
 //! rows in all has shorter tiles.
 //!
 //! A step of four products takes the tile registers 64 cycles and its four loads the load ports 32,
-//! so that the rows of the tile before, a few of which are finished after each product, find room.
+//! so that the rows of the tile before, a few of which are finished after each product, find room. The
+//! loads of a step stand between the products of the step before: a core whose other half is busy does
+//! not look far enough ahead to find them elsewhere.
 //! Lines that are asked for early take it from them: each of an INT8 or bf16 weight is asked for once, a
 //! panel ahead by all tiles of rows that pass by it, a few steps ahead by one that is alone.
 
@@ -97,8 +99,8 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let first = [at.row, b.add(at.row, b.i64c(HEIGHT))];
         b.either(
             self.is_kept(),
-            || self.products(at, &first, Some(&self.kept())),
-            || self.products(at, &first, None),
+            || self.whole_products(at, first, Some(&self.kept())),
+            || self.whole_products(at, first, None),
         );
         self.keep(at);
     }
@@ -114,7 +116,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         let first = [near(upper), near(lower)];
         let skipped = [b.sub(upper, first[0]), b.sub(lower, first[1])];
         let both = b.icmp(IntPredicate::SGT, at.rows, b.i64c(HEIGHT));
-        b.either(both, || self.products(at, &first, None), || self.products(at, &first[..1], None));
+        b.either(both, || self.products(at, &first), || self.products(at, &first[..1]));
         self.gemm.epilogue(at, |row| {
             let is_upper = b.icmp(IntPredicate::SLT, row, b.i64c(HEIGHT));
             b.add(row, b.select(is_upper, skipped[0], skipped[1]))
@@ -227,57 +229,129 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         }
     }
 
-    /// Accumulators of one or two tiles of rows, into scratch; meanwhile the tile that lies there is
-    /// finished.
-    fn products(&self, at: Tile<'c>, first: &[Val<'c>], kept: Option<&Kept<'_, 'k, 'm, 'c>>) {
-        let (b, ops) = (self.gemm.b, self.ops);
-        let groups = at.columns.groups as u8;
-        let sum = |row: u8, group: u8| 2 * row + group;
-        let rows: Vec<_> = first.iter().map(|&row| self.gemm.left_row(at.left, row)).collect();
-        for row in 0..rows.len() as u8 {
-            for group in 0..groups {
-                ops.zero(b, sum(row, group));
+    /// Accumulators of a whole tile, into scratch; meanwhile the one that lies there is finished.
+    ///
+    /// What a step multiplies first is loaded during the step before. In the last step that is its
+    /// own part once more, because nothing may be read behind an operand.
+    fn whole_products(
+        &self,
+        at: Tile<'c>,
+        first: [Val<'c>; 2],
+        kept: Option<&Kept<'_, 'k, 'm, 'c>>,
+    ) {
+        let b = self.gemm.b;
+        let rows = first.map(|row| self.gemm.left_row(at.left, row));
+        let left = |row: usize, k| self.load_left(rows[row], row as u8, k);
+        let right = |group, k| self.load_right(at, group, k);
+        self.clear(2, 2);
+        let (depth, step) = (self.gemm.left_depth() as i64, K_ALIGN as i64);
+        let share = 2 * (ROWS as u64 / 2).div_ceil((depth / step) as u64) as i64;
+        let start = b.i64c(0);
+        left(0, start);
+        right(0, start);
+        right(1, start);
+        b.for_range(start, b.i64c(depth), step, |k| {
+            if self.gemm.desc.weight != Elem::I4 {
+                self.prefetch_panel(at, k);
             }
-        }
-        let depth = self.gemm.left_depth();
-        let share = 2 * (ROWS as usize / 2).div_ceil(depth / K_ALIGN) as i64;
-        b.for_range(b.i64c(0), b.i64c(depth as i64), K_ALIGN as i64, |k| {
-            let line = b.offset(at.weight.first, b.mul(k, b.i64c(16)));
-            if rows.len() == 1 {
+            let next = b.smin(b.add(k, b.i64c(step)), b.i64c(depth - step));
+            let finished = b.mul(b.udiv(k, b.i64c(step)), b.i64c(share));
+            // The rows that follow so many of the four products.
+            let finish = |products: i64| {
+                let [from, to] = [products - 1, products].map(|n| share * n / 4 / 2 * 2);
+                if let Some(kept) = kept.filter(|_| from < to) {
+                    let [from, to] =
+                        [from, to].map(|row| b.smin(b.add(finished, b.i64c(row)), b.i64c(ROWS)));
+                    self.finish(kept, from, to);
+                }
+            };
+            self.dot(0, 0);
+            finish(1);
+            self.dot(0, 1);
+            left(1, k);
+            left(0, next);
+            finish(2);
+            self.dot(1, 0);
+            right(0, next);
+            finish(3);
+            self.dot(1, 1);
+            right(1, next);
+            finish(4);
+        });
+        self.store(2, 2);
+    }
+
+    /// Accumulators of one or two tiles of rows of a panel that may have one group, into scratch.
+    fn products(&self, at: Tile<'c>, first: &[Val<'c>]) {
+        let b = self.gemm.b;
+        let (count, groups) = (first.len() as u8, at.columns.groups as u8);
+        let rows: Vec<_> = first.iter().map(|&row| self.gemm.left_row(at.left, row)).collect();
+        self.clear(count, groups);
+        let depth = b.i64c(self.gemm.left_depth() as i64);
+        b.for_range(b.i64c(0), depth, K_ALIGN as i64, |k| {
+            if count == 1 {
                 self.prefetch_weight(at, k);
             } else if self.gemm.desc.weight != Elem::I4 {
                 self.prefetch_panel(at, k);
             }
-            let finished = b.mul(b.udiv(k, b.i64c(K_ALIGN as i64)), b.i64c(share));
-            let mut products = 0;
-            for (row, &from) in rows.iter().enumerate() {
-                ops.load(b, 4 + row as u8, b.offset(from, k), self.left_stride);
+            for (row, &from) in (0..).zip(&rows) {
+                self.load_left(from, row, k);
                 for group in 0..groups {
                     if row == 0 {
-                        let from = b.i64c(i64::from(group) * at.weight.group_bytes);
-                        ops.load(b, 6 + group, b.offset(line, from), b.i64c(64));
+                        self.load_right(at, group, k);
                     }
-                    let [sum, left, right] = [sum(row as u8, group), 4 + row as u8, 6 + group];
-                    match self.gemm.in_pairs() {
-                        true => ops.dot_bf16(b, sum, left, right),
-                        false => ops.dot(b, sum, left, right),
-                    }
-                    products += 1;
-                    let [from, to] = [products - 1, products].map(|n| share * n / 4 / 2 * 2);
-                    if let Some(kept) = kept.filter(|_| from < to) {
-                        let [from, to] = [from, to]
-                            .map(|row| b.smin(b.add(finished, b.i64c(row)), b.i64c(ROWS)));
-                        self.finish(kept, from, to);
-                    }
+                    self.dot(row, group);
                 }
             }
         });
-        for row in 0..rows.len() as u8 {
-            for group in 0..groups {
-                let at = i64::from(row) * HEIGHT * 4 * PANEL as i64 + 64 * i64::from(group);
-                let to = b.offset(self.gemm.tile, b.i64c(at));
-                ops.store(b, sum(row, group), to, b.i64c(4 * PANEL as i64));
-            }
+        self.store(count, groups);
+    }
+
+    /// Clears the accumulators of so many tiles of rows and of columns.
+    fn clear(&self, rows: u8, groups: u8) {
+        for (row, group) in pairs(rows, groups) {
+            self.ops.zero(self.gemm.b, sum(row, group));
         }
     }
+
+    /// Loads a tile of rows, of which the first is at `from`.
+    fn load_left(&self, from: Val<'c>, row: u8, k: Val<'c>) {
+        let b = self.gemm.b;
+        self.ops.load(b, 4 + row, b.offset(from, k), self.left_stride);
+    }
+
+    /// Loads a tile of columns.
+    fn load_right(&self, at: Tile<'c>, group: u8, k: Val<'c>) {
+        let b = self.gemm.b;
+        let first = b.offset(at.weight.first, b.i64c(i64::from(group) * at.weight.group_bytes));
+        self.ops.load(b, 6 + group, b.offset(first, b.mul(k, b.i64c(16))), b.i64c(64));
+    }
+
+    /// Adds the products of a tile of rows and one of columns.
+    fn dot(&self, row: u8, group: u8) {
+        let (b, [sum, left, right]) = (self.gemm.b, [sum(row, group), 4 + row, 6 + group]);
+        match self.gemm.in_pairs() {
+            true => self.ops.dot_bf16(b, sum, left, right),
+            false => self.ops.dot(b, sum, left, right),
+        }
+    }
+
+    /// Stores the accumulators into scratch.
+    fn store(&self, rows: u8, groups: u8) {
+        let b = self.gemm.b;
+        for (row, group) in pairs(rows, groups) {
+            let at = i64::from(row) * HEIGHT * 4 * PANEL as i64 + 64 * i64::from(group);
+            let to = b.offset(self.gemm.tile, b.i64c(at));
+            self.ops.store(b, sum(row, group), to, b.i64c(4 * PANEL as i64));
+        }
+    }
+}
+
+/// The accumulator of a tile of rows and one of columns.
+fn sum(row: u8, group: u8) -> u8 {
+    2 * row + group
+}
+
+fn pairs(rows: u8, groups: u8) -> impl Iterator<Item = (u8, u8)> {
+    (0..rows).flat_map(move |row| (0..groups).map(move |group| (row, group)))
 }
