@@ -14,7 +14,7 @@ use crate::pack;
 pub const PANEL: usize = 2 * pack::GROUP;
 
 /// Rows of one work item, at most.
-pub const ROW_BLOCK: usize = 48;
+pub const ROW_BLOCK: usize = 64;
 
 /// Bytes of a call's scratch before the accumulator tile: room for an AMX tile configuration.
 pub const SCRATCH_TILE: usize = 64;

@@ -22,7 +22,7 @@ use super::gemm_weight::Weight;
 use super::tiles::Native;
 
 /// Row blocks of a slice of 128 rows.
-const SLICE_BLOCKS: i64 = 3;
+const SLICE_BLOCKS: i64 = 2;
 
 /// Deepest left operand of which the rows of a tile stay in the first-level cache.
 const LEFT_STAYS: usize = 768;
@@ -231,6 +231,9 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         let b = self.b;
         // Tile registers, which alone begin at zero, cannot take halves apart.
         let unpacks = self.desc.weight == Elem::I4 && self.from_zero;
+        if self.desc.is_quantized() && !unpacks {
+            return self.walk_blocks(tile_rows, pass);
+        }
         let panels = b.i64c(self.desc.panels() as i64);
         let blocks = self.up(self.rows, b.i64c(ROW_BLOCK as i64));
         let shared = self.shared_blocks(blocks);
@@ -275,6 +278,39 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
                 b.when(fresh, || self.round_rows(from, to));
                 emit(Left { at: self.rounded(), first: from });
                 vec![panel, first]
+            });
+        });
+    }
+
+    /// The same where the panels of a row block are items that follow each other: a thread with a part of
+    /// them keeps to its rows, which it finds in its own caches from step to step. Blocks of which the
+    /// call has all panels still pass by them in groups.
+    fn walk_blocks(&self, tile_rows: i64, pass: impl Fn(&Pass<'c>, Columns)) {
+        let (b, begin, end) = (self.b, self.b.begin(), self.b.end());
+        let panels = b.i64c(self.desc.panels() as i64);
+        let shared = self.shared_blocks(self.up(self.rows, b.i64c(ROW_BLOCK as i64)));
+        let (zero, one) = (b.i64c(0), b.i64c(1));
+        let from = self.up(begin, panels);
+        let to = b.smax(b.udiv(end, panels), from);
+        // Part of a block, groups of whole blocks, part of a block.
+        let behind = b.add(self.up(b.sub(to, from), shared), one);
+        b.for_range(zero, b.add(behind, one), 1, |group| {
+            let is_before = b.icmp(IntPredicate::EQ, group, zero);
+            let is_behind = b.icmp(IntPredicate::EQ, group, behind);
+            let pick = |before, whole, after| {
+                b.select(is_before, before, b.select(is_behind, after, whole))
+            };
+            let whole = b.add(from, b.mul(b.sub(group, one), shared));
+            let first = pick(b.udiv(begin, panels), whole, to);
+            let count = pick(one, b.smin(shared, b.sub(to, first)), one);
+            let panel = |item| b.smax(b.smin(b.sub(item, b.mul(first, panels)), panels), zero);
+            let first_panel = pick(panel(begin), zero, zero);
+            let last = pick(panel(b.smin(end, b.mul(from, panels))), panels, panel(end));
+            let tiles = self.tiles(tile_rows, [first, b.add(first, count)]);
+            b.for_range(first_panel, last, 1, |panel| {
+                let (left, weight) = (self.left_all(), self.packed(panel));
+                let at = Pass { panel, tiles, group: tiles, left, weight };
+                self.columns(panel, |columns| pass(&at, columns));
             });
         });
     }
