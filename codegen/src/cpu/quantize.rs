@@ -124,23 +124,19 @@ pub(super) fn bytes<'c>(b: &Builder<'_, 'c>, code: Val<'c>, signed: bool) -> Val
 }
 
 /// Codes as bytes, of floats in units of a step: rounded half to even, cut to the codes there are;
-/// NaN becomes zero, because it becomes the integer 2^31, whose lowest byte is zero.
+/// NaN becomes zero, with AVX2 because it becomes the integer 2^31, whose lowest byte is zero.
 pub(super) fn nearest<'c>(b: &Builder<'_, 'c>, x: Val<'c>, top: f64, signed: bool) -> Val<'c> {
     let lanes = b.lanes(x);
     let int = b.i32v(lanes);
-    let x = clamp(b, x, if signed { -top } else { 0.0 }, top);
-    let eight = |x: Val<'c>| b.call("llvm.x86.avx.cvt.ps2dq.256", &[], &[x]);
+    let near = |x: Val<'c>| clamp(b, x, if signed { -top } else { 0.0 }, top);
+    let eight = |x: Val<'c>| b.call("llvm.x86.avx.cvt.ps2dq.256", &[], &[near(x)]);
     let code = match lanes {
-        16 if b.level().has_avx512() => {
-            let (all, half_to_even) = (b.iconst(b.int(16), -1), b.i32c(8));
-            let args = [x, b.zero(int), all, half_to_even];
-            b.call("llvm.x86.avx512.mask.cvtps2dq.512", &[], &args)
-        }
+        16 if b.level().has_avx512() => nearest_16(b, x, top, signed),
         16 => b.concat(eight(b.slice(x, 0, 8)), eight(b.slice(x, 8, 8))),
         8 => eight(x),
         _ => {
             let x = b.select(b.fcmp(UNO, x, x), b.zero(x.get_type()), x);
-            b.fptosi(b.roundeven(x), int)
+            b.fptosi(b.roundeven(near(x)), int)
         }
     };
     let offset = if signed { b.add(code, b.iconst(int, 128)) } else { code };

@@ -280,6 +280,20 @@ mod tests {
     }
 
     #[test]
+    fn shares_follow_each_other_and_are_whole_chunks() {
+        let call = |_: usize, _: i64, _: i64| 0;
+        for (work, chunk, threads) in [(1, 1, 4), (36, 5, 2), (576, 72, 2), (7, 3, 16), (97, 1, 5)]
+        {
+            let job = Job { call: &call, work, chunk };
+            let owners = job.owners(threads);
+            let firsts: Vec<i64> = (0..=owners).map(|owner| job.share(owner, owners)).collect();
+            assert!(firsts[0] == 0 && firsts[owners] == work, "{firsts:?}");
+            assert!(firsts.is_sorted_by(|x, y| x < y), "{firsts:?}");
+            assert!(firsts[..owners].iter().all(|first| first % chunk == 0), "{firsts:?}");
+        }
+    }
+
+    #[test]
     fn sleeping_workers_wake_and_errors_come_back() {
         let mut pool = Pool::new(3).unwrap();
         for round in 0..5 {
