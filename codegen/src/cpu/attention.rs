@@ -15,10 +15,66 @@ use super::attention_tiles::DEPTH;
 use super::build::{Builder, Val};
 use super::call::{Call, Spec, unsupported};
 use super::spec::{Size, Sizes};
-use super::tiles::{HEIGHT, Native, TileOps};
+use super::tiles::{Native, TileOps};
 
 /// Queries of a work item.
 pub(super) const QUERIES: i64 = 32;
+
+/// Where things lie in the scratch of a thread.
+pub(super) struct Scratch<'c> {
+    /// Queries \[channel\]\[query\].
+    pub queries: Val<'c>,
+    /// 1 / sum of each query.
+    pub inverse: Val<'c>,
+    /// Scores \[key\]\[query\].
+    pub scores: Val<'c>,
+    /// In pairs: keys and values of the head, the mask if there is one for all heads.
+    pub keys: Val<'c>,
+    pub values: Val<'c>,
+    pub mask: Val<'c>,
+}
+
+impl<'c> Scratch<'c> {
+    fn new(b: &Builder<'_, 'c>, spec: &Attention, keys: Val<'c>) -> Scratch<'c> {
+        let stored = stored(b, keys);
+        let queries = b.scratch();
+        let inverse = b.index(queries, b.f32(), b.i64c(QUERIES * spec.depth));
+        let scores = b.index(inverse, b.f32(), b.i64c(QUERIES));
+        let bytes = |channels: i64| b.add(b.mul(stored, b.i64c(2 * channels)), b.i64c(SLACK));
+        let keys = b.offset(scores, b.mul(stored, b.i64c(4 * QUERIES)));
+        let values = b.offset(keys, bytes(spec.depth));
+        let mask = b.offset(values, bytes(spec.width));
+        Scratch { queries, inverse, scores, keys, values, mask }
+    }
+}
+
+/// Keys that scratch has room for.
+pub(super) fn stored<'c>(b: &Builder<'_, 'c>, keys: Val<'c>) -> Val<'c> {
+    b.and(b.add(keys, b.i64c(DEPTH - 1)), b.i64c(-DEPTH))
+}
+
+/// Arguments and result.
+pub(super) struct Operands<'c> {
+    buffers: [Val<'c>; 5],
+    /// Of q, k, v, the result, and the mask.
+    pub strides: Vec<Vec<Val<'c>>>,
+}
+
+impl<'c> Operands<'c> {
+    pub fn new(b: &Builder<'_, 'c>, spec: &Attention) -> Operands<'c> {
+        let out = if spec.mask { 4 } else { 3 };
+        let mask = if spec.mask { 3 } else { 0 };
+        let strides = spec.strides.iter().map(|s| s.iter().map(|s| s.val(b)).collect()).collect();
+        Operands { buffers: [0, 1, 2, out, mask].map(|i| b.buf(i)), strides }
+    }
+
+    /// Address of an element by its first three indices.
+    pub fn at(&self, b: &Builder<'_, 'c>, view: usize, index: [Val<'c>; 3]) -> Val<'c> {
+        let parts = index.iter().zip(&self.strides[view]);
+        let offset = parts.fold(b.i64c(0), |sum, (&i, &s)| b.add(sum, b.mul(i, s)));
+        b.index(self.buffers[view], b.f32(), offset)
+    }
+}
 
 /// Everything that the code depends on.
 #[derive(Clone, PartialEq, Debug)]
@@ -93,9 +149,11 @@ pub fn call(
     let rows = keys.clone() + Dim::from(depth + 1);
     let mut scratch = rows * Dim::from(QUERIES * 4);
     if kernel.precision == Precision::Bf16 {
-        let spread = if kernel.fits_tiles() && mask { SLACK } else { 0 };
-        let key_bytes = 2 * (depth + width) + spread;
+        let key_bytes = 2 * (depth + width) + 4 + if kernel.fits_tiles() { 64 } else { 0 };
         scratch = scratch + keys * Dim::from(key_bytes) + Dim::from(2 * SLACK);
+        if kernel.fits_tiles() {
+            scratch = scratch + Dim::from(kernel.tile_scratch());
+        }
     }
     Ok(Call::new(Spec::Attention(kernel), sizes, work, 1, ops).with_scratch(scratch))
 }
@@ -111,6 +169,11 @@ impl Attention {
         self.mask && self.strides[4][2] == Size::Const(0)
     }
 
+    /// Whether all heads of a batch have one mask, too.
+    pub(super) fn mask_is_one(&self) -> bool {
+        self.mask && self.strides[4][1..3].iter().all(|s| *s == Size::Const(0))
+    }
+
     /// Emits the body.
     pub fn emit(&self, b: &Builder<'_, '_>) {
         let tiles = b.level() == Level::AmxInt8 && self.in_pairs(b) && self.fits_tiles();
@@ -119,29 +182,19 @@ impl Attention {
 
     /// The same with the products in tile registers, if there are any.
     pub(super) fn emit_with<'c>(&self, b: &Builder<'_, 'c>, tiles: Option<&impl TileOps>) {
+        if let Some(ops) = tiles {
+            return self.emit_tiles(b, ops);
+        }
         let (heads, queries, keys) = (self.heads.val(b), self.queries.val(b), self.keys.val(b));
         let blocks = b.sdiv(b.add(queries, b.i64c(QUERIES - 1)), b.i64c(QUERIES));
         let share = b.sdiv(heads, self.groups.val(b));
-        let stored = b.and(b.add(keys, b.i64c(DEPTH - 1)), b.i64c(-DEPTH));
-        let strides: Vec<Vec<Val<'c>>> =
-            self.strides.iter().map(|s| s.iter().map(|s| s.val(b)).collect()).collect();
-        let out = if self.mask { 4 } else { 3 };
-        let buffers =
-            [b.buf(0), b.buf(1), b.buf(2), b.buf(out), b.buf(if self.mask { 3 } else { 0 })];
-        if let Some(ops) = tiles {
-            ops.configure(b, b.scratch(), b.i64c(HEIGHT));
-        }
+        let operands = Operands::new(b, self);
         b.for_range(b.begin(), b.end(), 1, |item| {
             let first = b.mul(b.srem(item, blocks), b.i64c(QUERIES));
             let pair = b.sdiv(item, blocks);
             let (batch, head) = (b.sdiv(pair, heads), b.srem(pair, heads));
             let group = b.sdiv(head, share);
             let rows = b.smin(b.sub(queries, first), b.i64c(QUERIES));
-            let base = |view: usize, index: [Val<'c>; 3]| {
-                let parts = index.iter().zip(&strides[view]);
-                let offset = parts.fold(b.i64c(0), |sum, (&i, &s)| b.add(sum, b.mul(i, s)));
-                b.index(buffers[view], b.f32(), offset)
-            };
             let zero = b.i64c(0);
             let shift = b.sub(keys, queries);
             let visible = if self.causal {
@@ -150,18 +203,14 @@ impl Attention {
             } else {
                 keys
             };
-            let scores = b.index(b.scratch(), b.f32(), b.i64c(QUERIES * (self.depth + 1)));
-            let packed_keys = b.index(scores, b.f32(), b.mul(stored, b.i64c(QUERIES)));
-            let packed_bytes = b.add(b.mul(stored, b.i64c(2 * self.depth)), b.i64c(SLACK));
-            let packed_values = b.offset(packed_keys, packed_bytes);
-            let value_bytes = b.add(b.mul(stored, b.i64c(2 * self.width)), b.i64c(SLACK));
+            let strides = &operands.strides;
             let block = Block {
                 spec: self,
-                q: base(0, [batch, head, first]),
-                k: base(1, [batch, group, zero]),
-                v: base(2, [batch, group, zero]),
-                out: base(3, [batch, head, first]),
-                mask: self.mask.then(|| base(4, [batch, head, first])),
+                q: operands.at(b, 0, [batch, head, first]),
+                k: operands.at(b, 1, [batch, group, zero]),
+                v: operands.at(b, 2, [batch, group, zero]),
+                out: operands.at(b, 3, [batch, head, first]),
+                mask: self.mask.then(|| operands.at(b, 4, [batch, head, first])),
                 query_stride: strides[0][2],
                 key_stride: strides[1][2],
                 value_stride: strides[2][2],
@@ -171,12 +220,7 @@ impl Attention {
                 keys,
                 visible,
                 limit: b.add(first, shift),
-                packed: b.scratch(),
-                inverse: b.index(b.scratch(), b.f32(), b.i64c(QUERIES * self.depth)),
-                scores,
-                packed_keys,
-                packed_values,
-                packed_mask: b.offset(packed_values, value_bytes),
+                scratch: Scratch::new(b, self, keys),
             };
             if self.in_pairs(b) {
                 // Items of one group of heads follow each other and share its keys and values.
@@ -185,22 +229,15 @@ impl Attention {
                 let fresh = b.or(fresh, b.icmp(EQ, item, b.begin()));
                 b.when(fresh, || {
                     block.pack_keys(b);
-                    match tiles {
-                        Some(_) => {
-                            block.pack_value_rows(b);
-                            block.pack_mask(b);
-                        }
-                        None => block.pack_values(b),
+                    block.pack_values(b);
+                    if let (Some(mask), Some([_, stride])) = (block.mask, block.mask_strides)
+                        && self.mask_is_one()
+                    {
+                        self.pack_mask(b, [mask, block.scratch.mask], stride, keys);
                     }
                 });
             }
-            match tiles {
-                Some(ops) => block.emit_tiles(b, ops),
-                None => block.emit(b),
-            }
+            block.emit(b);
         });
-        if let Some(ops) = tiles {
-            ops.release(b);
-        }
     }
 }

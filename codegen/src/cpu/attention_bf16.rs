@@ -3,15 +3,22 @@
 //! pair neighbouring channels, exponentials and values neighbouring keys. Sums, and all of the softmax,
 //! stay f32.
 
-use super::attention::QUERIES;
+use inkwell::FloatPredicate::OEQ;
+
+use super::attention::{Attention, QUERIES, stored};
 use super::attention_parts::Block;
-use super::build::{Builder, Val};
+use super::build::{Builder, Ty, Val};
+use super::math::horner;
+use super::spec::Size;
 
 /// Words of a register.
 const LANES: u32 = 16;
 
 /// Bytes behind a packed matrix that its last row may touch.
 pub(super) const SLACK: i64 = 64;
+
+/// Ones as pairs.
+pub(super) const ONES: i64 = 0x3f80_3f80;
 
 /// Two vectors of f32 as one of bf16, `low` in front.
 pub(super) fn narrow<'c>(b: &Builder<'_, 'c>, low: Val<'c>, high: Val<'c>) -> Val<'c> {
@@ -33,13 +40,86 @@ pub(super) fn dot<'c>(b: &Builder<'_, 'c>, sum: Val<'c>, x: Val<'c>, y: Val<'c>)
     b.call("llvm.x86.avx512bf16.dpbf16ps.512", &[], &args)
 }
 
+/// 1.5 * 2^16: sums with it are rounded to multiples of 2^-7, and their lower halves count these
+/// from 0.
+const MAGIC: f64 = 98_304.0;
+
+/// Exponent of 1 in a bf16.
+const BIAS: f64 = 127.0;
+
+/// What [`exponential`] adds to scores of queries whose largest are these: weights are at most 1 then.
+pub(super) fn offset<'c>(b: &Builder<'_, 'c>, largest: Val<'c>) -> Val<'c> {
+    b.fsub(b.fconst(largest.get_type(), MAGIC + BIAS), b.ceil(largest))
+}
+
+/// In the lower half of each word `2^(score - m)` rounded to bf16, where m is what [`offset`] has
+/// rounded up; within 2^-13 before it is rounded, and 0 below 2^-127 and for what is no number.
+///
+/// The bits of a positive bf16 count 2^-7 of `BIAS + floor(x) + (2^f - 1)` for `f = x - floor(x)`.
+/// That is `BIAS + x` and a polynomial of f, which is the same for `score` as m is whole, and adding
+/// `MAGIC` rounds it and moves it into place.
+pub(super) fn exponential<'c>(b: &Builder<'_, 'c>, score: Val<'c>, offset: Val<'c>) -> Val<'c> {
+    /// `2^f - 1 - f` for f in [0, 1), over f.
+    const POLYNOMIAL: [f64; 3] = [7.706_724e-2, 2.276_449_8e-1, 6.951_166_3e-1 - 1.0];
+    let ty = score.get_type();
+    // score - floor(score), and 0 for -inf.
+    let args = [score, b.i32c(1), b.zero(ty), b.iconst(b.int(16), -1), b.i32c(4)];
+    let f = b.call("llvm.x86.avx512.mask.reduce.ps.512", &[], &args);
+    let p = horner(b, f, &POLYNOMIAL);
+    let exponent = b.fadd(b.fma(p, f, score), offset);
+    b.bitcast(b.fmax(exponent, b.fconst(ty, MAGIC)), b.i32v(LANES))
+}
+
+impl Attention {
+    /// What queries are multiplied by. In pairs, scores count powers of two.
+    pub(super) fn query_scale(&self, b: &Builder<'_, '_>) -> f64 {
+        let scale = f64::from(self.scale);
+        if self.in_pairs(b) { scale * std::f64::consts::LOG2_E } else { scale }
+    }
+
+    /// Values of the mask in the units of the scores. Where powers of two are counted, what is finite
+    /// stays above -2^30: nothing of a score is left beside that, and differences stay numbers.
+    pub(super) fn in_units<'c>(&self, b: &Builder<'_, 'c>, mask: Val<'c>) -> Val<'c> {
+        if !self.in_pairs(b) {
+            return mask;
+        }
+        let c = |x: f64| b.fconst(mask.get_type(), x);
+        let scaled = b.fmul(mask, c(std::f64::consts::LOG2_E));
+        let hidden = b.fcmp(OEQ, mask, c(f64::NEG_INFINITY));
+        // The constant stands first so that NaN passes through.
+        b.select(hidden, mask, b.fmax(c(-1_073_741_824.0), scaled))
+    }
+
+    /// Writes the mask of `keys` keys in the units of the scores, zeros up to a whole step.
+    pub(super) fn pack_mask<'c>(
+        &self,
+        b: &Builder<'_, 'c>,
+        [from, to]: [Val<'c>; 2],
+        stride: Val<'c>,
+        keys: Val<'c>,
+    ) {
+        let put = |x, key| b.store(x, b.index(to, b.f32(), key), 4);
+        let map = |key: Val<'c>, ty: Ty<'c>| {
+            let value = b.load(ty, b.index(from, b.f32(), b.mul(key, stride)), 4);
+            put(self.in_units(b, value), key);
+        };
+        let whole = match self.strides[4][3] {
+            Size::Const(1) => b.and(keys, b.i64c(-i64::from(LANES))),
+            _ => b.i64c(0),
+        };
+        b.for_range(b.i64c(0), whole, LANES.into(), |key| map(key, b.f32v(LANES)));
+        b.for_range(whole, keys, 1, |key| map(key, b.f32()));
+        b.for_range(keys, stored(b, keys), 1, |key| put(b.f32c(0.0), key));
+    }
+}
+
 impl<'c> Block<'_, 'c> {
     /// Pairs the channels of the transposed queries, in place.
     pub fn pair_queries(&self, b: &Builder<'_, 'c>) {
         let ty = b.f32v(LANES);
         for channel in (0..self.spec.depth).step_by(2) {
             for first in (0..QUERIES).step_by(LANES as usize) {
-                let row = |row: i64| self.cell(b, self.packed, b.i64c(row), first);
+                let row = |row: i64| self.cell(b, self.scratch.queries, b.i64c(row), first);
                 let [low, high] = [channel, channel + 1].map(|c| b.load(ty, row(c), 4));
                 b.store(pair(b, low, high), row(channel / 2), 4);
             }
@@ -51,7 +131,7 @@ impl<'c> Block<'_, 'c> {
         let (ty, depth) = (b.f32v(LANES), self.spec.depth);
         b.for_range(b.i64c(0), self.keys, 1, |key| {
             let from = b.index(self.k, b.f32(), b.mul(key, self.key_stride));
-            let to = b.index(self.packed_keys, b.bf16(), b.mul(key, b.i64c(depth)));
+            let to = b.index(self.scratch.keys, b.bf16(), b.mul(key, b.i64c(depth)));
             for first in (0..depth).step_by(2 * LANES as usize) {
                 let half = |start: i64| match depth - start {
                     left if left <= 0 => b.zero(ty),
@@ -70,7 +150,7 @@ impl<'c> Block<'_, 'c> {
         let value = |key: Val<'c>| b.index(self.v, b.f32(), b.mul(key, self.value_stride));
         let row = |key: Val<'c>, second: bool| {
             let to = b.mul(b.ashr(key, b.i64c(1)), b.i64c(width));
-            let to = b.index(self.packed_values, b.int(32), to);
+            let to = b.index(self.scratch.values, b.int(32), to);
             for first in (0..width).step_by(LANES as usize) {
                 let of =
                     |key| self.part(b, b.index(value(key), b.f32(), b.i64c(first)), width - first);

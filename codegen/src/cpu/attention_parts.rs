@@ -2,7 +2,7 @@
 
 use inkwell::IntPredicate::{SLE, SLT};
 
-use super::attention::{Attention, QUERIES};
+use super::attention::{Attention, QUERIES, Scratch};
 use super::attention_bf16;
 use super::build::{Builder, Val};
 use super::math;
@@ -34,15 +34,7 @@ pub(super) struct Block<'s, 'c> {
     pub visible: Val<'c>,
     /// Last key that the first query sees, if causal.
     pub limit: Val<'c>,
-    /// Scratch: queries \[channel\]\[query\], 1 / sum of each query, scores \[key\]\[query\].
-    pub packed: Val<'c>,
-    pub inverse: Val<'c>,
-    pub scores: Val<'c>,
-    /// Scratch of the kernel in pairs: keys and values of the head.
-    pub packed_keys: Val<'c>,
-    pub packed_values: Val<'c>,
-    /// Scratch of the kernel in tiles: a register of each key's mask.
-    pub packed_mask: Val<'c>,
+    pub scratch: Scratch<'c>,
 }
 
 impl<'c> Block<'_, 'c> {
@@ -83,27 +75,25 @@ impl<'c> Block<'_, 'c> {
     pub fn pack(&self, b: &Builder<'_, 'c>) {
         let from = |row: i64| b.index(self.q, b.f32(), b.mul(self.row(b, row), self.query_stride));
         let depth = b.i64c(self.spec.depth);
-        self.transpose(b, depth, self.packed, Some(self.spec.scale), &from);
+        let scale = self.spec.query_scale(b);
+        let scaled = |x: Val<'c>| b.fmul(x, b.fconst(x.get_type(), scale));
+        self.transpose(b, depth, self.scratch.queries, &scaled, &from);
         if self.spec.in_pairs(b) {
             self.pair_queries(b);
         }
     }
 
-    /// Writes `count` elements of each of the rows `from(i)` as columns of `to`.
+    /// Writes what `map` makes of `count` elements of each of the rows `from(i)` as columns of `to`.
     fn transpose(
         &self,
         b: &Builder<'_, 'c>,
         count: Val<'c>,
         to: Val<'c>,
-        scale: Option<f32>,
+        map: &dyn Fn(Val<'c>) -> Val<'c>,
         from: &dyn Fn(i64) -> Val<'c>,
     ) {
         let lanes = b.level().f32_lanes();
         let ty = b.f32v(lanes);
-        let scaled = |x: Val<'c>| match scale {
-            Some(scale) => b.fmul(x, b.fconst(x.get_type(), scale.into())),
-            None => x,
-        };
         let whole = b.and(count, b.i64c(-i64::from(lanes)));
         for first in (0..QUERIES).step_by(lanes as usize) {
             let wanted = b.icmp(SLT, b.i64c(first), self.rows);
@@ -113,7 +103,7 @@ impl<'c> Block<'_, 'c> {
                 b.for_range(b.i64c(0), whole, lanes.into(), |j| {
                     let rows = sources
                         .iter()
-                        .map(|&s| scaled(b.load(ty, b.index(s, b.f32(), j), 4)))
+                        .map(|&s| map(b.load(ty, b.index(s, b.f32(), j), 4)))
                         .collect();
                     for (i, column) in transpose_tile(b, rows).into_iter().enumerate() {
                         let row = b.add(j, b.i64c(i as i64));
@@ -126,7 +116,7 @@ impl<'c> Block<'_, 'c> {
                         let x = b.load(b.f32(), b.index(source, b.f32(), j), 4);
                         column = b.insert(column, x, i as u32);
                     }
-                    b.store(scaled(column), self.cell(b, to, j, first), 4);
+                    b.store(map(column), self.cell(b, to, j, first), 4);
                 });
             });
         }
@@ -142,13 +132,14 @@ impl<'c> Block<'_, 'c> {
         }
         let from = |row: i64| b.index(mask, b.f32(), b.mul(self.row(b, row), along_queries));
         if self.spec.strides[4][3] == Size::Const(1) {
-            self.transpose(b, self.visible, self.scores, None, &from);
+            let map = |x| self.spec.in_units(b, x);
+            self.transpose(b, self.visible, self.scratch.scores, &map, &from);
             return;
         }
         b.for_range(b.i64c(0), self.visible, 1, |key| {
             for row in 0..QUERIES {
                 let x = b.load(b.f32(), b.index(from(row), b.f32(), b.mul(key, along_keys)), 4);
-                b.store(x, self.cell(b, self.scores, key, row), 4);
+                b.store(self.spec.in_units(b, x), self.cell(b, self.scratch.scores, key, row), 4);
             }
         });
     }
@@ -190,7 +181,7 @@ impl<'c> Block<'_, 'c> {
         let in_pairs = self.spec.in_pairs(b);
         // A step is a channel or a pair of them; either has four bytes.
         let (first_key, key_stride, steps) = if in_pairs {
-            (self.packed_keys, b.i64c(self.spec.depth / 2), self.spec.depth / 2)
+            (self.scratch.keys, b.i64c(self.spec.depth / 2), self.spec.depth / 2)
         } else {
             (self.k, self.key_stride, self.spec.depth)
         };
@@ -210,7 +201,7 @@ impl<'c> Block<'_, 'c> {
                 let queries: Vec<Val<'c>> = (0..vectors)
                     .map(|v| {
                         let column = first + i64::from(v * lanes);
-                        b.load(ty, self.cell(b, self.packed, d, column), 4)
+                        b.load(ty, self.cell(b, self.scratch.queries, d, column), 4)
                     })
                     .collect();
                 for (i, &row) in keys.iter().enumerate() {
@@ -228,7 +219,7 @@ impl<'c> Block<'_, 'c> {
             let key = b.add(key, b.i64c(i.into()));
             for v in 0..vectors {
                 let column = first + i64::from(v * lanes);
-                let at = self.cell(b, self.scores, key, column);
+                let at = self.cell(b, self.scratch.scores, key, column);
                 let sum = sums[(i * vectors + v) as usize];
                 let score = self.masked(b, sum, key, column, at);
                 b.store(score, at, 4);
@@ -256,9 +247,11 @@ impl<'c> Block<'_, 'c> {
         let lanes = b.lanes(sum);
         let mut score = sum;
         if let (Some(mask), Some([_, along_keys])) = (self.mask, self.mask_strides) {
-            let added = if self.spec.mask_is_shared() {
+            let added = if self.spec.mask_is_one() && self.spec.in_pairs(b) {
+                b.splat(b.load(b.f32(), b.index(self.scratch.mask, b.f32(), key), 4), lanes)
+            } else if self.spec.mask_is_shared() {
                 let at = b.index(mask, b.f32(), b.mul(key, along_keys));
-                b.splat(b.load(b.f32(), at, 4), lanes)
+                b.splat(self.spec.in_units(b, b.load(b.f32(), at, 4)), lanes)
             } else {
                 b.load(ty, at, 4)
             };
@@ -292,49 +285,48 @@ impl<'c> Block<'_, 'c> {
                 *largest = b.select(*blind, b.zero(ty), *largest);
             }
         }
-        let in_pairs = self.spec.in_pairs(b);
-        if in_pairs {
-            // In units of powers of two, and ready to be added.
-            let unit = b.fconst(ty, -std::f64::consts::LOG2_E);
-            largest = largest.into_iter().map(|largest| b.fmul(largest, unit)).collect();
-        }
-        let exponential = |v: usize, key: Val<'c>| {
-            let score = b.load(ty, self.cell(b, self.scores, key, column(v)), 4);
-            if in_pairs {
-                let unit = b.fconst(ty, std::f64::consts::LOG2_E);
-                return math::exp2_coarse(b, b.fma(score, unit, largest[v]));
-            }
-            math::exp(b, b.fsub(score, largest[v]))
-        };
-        // Keys of a step: in pairs they end in the rows of half their number.
-        let step = |key: Val<'c>, count: usize, sums: &[Val<'c>]| -> Vec<Val<'c>> {
-            let add = |(v, &sum): (usize, &Val<'c>)| {
-                let first = exponential(v, key);
-                if !in_pairs {
-                    b.store(first, self.cell(b, self.scores, key, column(v)), 4);
-                    return b.fadd(sum, first);
-                }
-                let second =
-                    if count > 1 { exponential(v, b.add(key, b.i64c(1))) } else { b.zero(ty) };
-                let to = self.cell(b, self.scores, b.ashr(key, b.i64c(1)), column(v));
-                b.store(attention_bf16::pair(b, first, second), to, 4);
-                b.fadd(b.fadd(sum, first), second)
+        let init = vec![b.zero(ty); largest.len()];
+        let score =
+            |v: usize, key| b.load(ty, self.cell(b, self.scratch.scores, key, column(v)), 4);
+        let sums = if self.spec.in_pairs(b) {
+            let offsets: Vec<_> =
+                largest.into_iter().map(|largest| attention_bf16::offset(b, largest)).collect();
+            let weight = |v: usize, key| attention_bf16::exponential(b, score(v, key), offsets[v]);
+            let ones = b.iconst(b.i32v(lanes), attention_bf16::ONES);
+            // They end in the rows of half the keys' number.
+            let step = |key: Val<'c>, two: bool, sums: &[Val<'c>]| -> Vec<Val<'c>> {
+                let add = |(v, &sum): (usize, &Val<'c>)| {
+                    let mut words = b.and(weight(v, key), b.iconst(ones.get_type(), 0xffff));
+                    if two {
+                        let second = weight(v, b.add(key, b.i64c(1)));
+                        words = b.or(words, b.shl(second, b.iconst(ones.get_type(), 16)));
+                    }
+                    let to = b.ashr(key, b.i64c(1));
+                    b.store(words, self.cell(b, self.scratch.scores, to, column(v)), 4);
+                    // What was rounded is summed.
+                    attention_bf16::dot(b, sum, words, ones)
+                };
+                sums.iter().enumerate().map(add).collect()
             };
-            sums.iter().enumerate().map(add).collect()
+            let whole = b.and(self.visible, b.i64c(-2));
+            let sums = b.for_carried(b.i64c(0), whole, 2, &init, |key, sums| step(key, true, sums));
+            b.for_carried(whole, self.visible, 1, &sums, |key, sums| step(key, false, sums))
+        } else {
+            b.for_carried(b.i64c(0), self.visible, 1, &init, |key, sums| {
+                let add = |(v, &sum): (usize, &Val<'c>)| {
+                    let weight = math::exp(b, b.fsub(score(v, key), largest[v]));
+                    b.store(weight, self.cell(b, self.scratch.scores, key, column(v)), 4);
+                    b.fadd(sum, weight)
+                };
+                sums.iter().enumerate().map(add).collect()
+            })
         };
-        let sums = vec![b.zero(ty); largest.len()];
-        let count = if in_pairs { 2 } else { 1 };
-        let whole = b.and(self.visible, b.i64c(-count));
-        let sums = b.for_carried(b.i64c(0), whole, count, &sums, |key, sums| {
-            step(key, count as usize, sums)
-        });
-        let sums = b.for_carried(whole, self.visible, 1, &sums, |key, sums| step(key, 1, sums));
         for (v, &sum) in sums.iter().enumerate() {
             let mut inverse = b.fdiv(b.fconst(ty, 1.0), sum);
             if let Some(blind) = blind[v] {
                 inverse = b.select(blind, b.zero(ty), inverse);
             }
-            b.store(inverse, self.cell(b, self.inverse, b.i64c(0), column(v)), 4);
+            b.store(inverse, self.cell(b, self.scratch.inverse, b.i64c(0), column(v)), 4);
         }
     }
 
@@ -369,7 +361,7 @@ impl<'c> Block<'_, 'c> {
         // A step is a key or a pair of them; either has a row of four-byte elements.
         let (first_value, value_stride, steps) = if in_pairs {
             let pairs = b.ashr(b.add(self.visible, b.i64c(1)), b.i64c(1));
-            (self.packed_values, b.i64c(self.spec.width), pairs)
+            (self.scratch.values, b.i64c(self.spec.width), pairs)
         } else {
             (self.v, self.value_stride, self.visible)
         };
@@ -386,7 +378,7 @@ impl<'c> Block<'_, 'c> {
                     }
                 })
                 .collect();
-            let weights = b.index(self.cell(b, self.scores, key, 0), b.f32(), row);
+            let weights = b.index(self.cell(b, self.scratch.scores, key, 0), b.f32(), row);
             let mut next = Vec::with_capacity(sums.len());
             for i in 0..height {
                 let at = b.index(weights, b.f32(), b.i64c(i.into()));
@@ -400,7 +392,7 @@ impl<'c> Block<'_, 'c> {
         });
         for i in 0..height {
             let row = b.add(row, b.i64c(i.into()));
-            let inverse = b.load(b.f32(), b.index(self.inverse, b.f32(), row), 4);
+            let inverse = b.load(b.f32(), b.index(self.scratch.inverse, b.f32(), row), 4);
             let to = b.index(self.out, b.f32(), b.mul(row, self.out_stride));
             for (v, &mask) in masks.iter().enumerate() {
                 let sum = sums[(i * vectors) as usize + v];

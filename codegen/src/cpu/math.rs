@@ -3,7 +3,7 @@
 //! exp, log, sigmoid and softplus 4 ulp; sin and cos 1 ulp for |x| <= 2^40 and some number in
 //! [-1, 1] beyond; gelu and gelu_tanh 2^-22 * max(|x|, 1) absolute, silu twice that; pow 1 ulp.
 
-use inkwell::FloatPredicate::{OEQ, OGE, OGT, OLT, ONE, UGE, UNO};
+use inkwell::FloatPredicate::{OEQ, OGE, OGT, OLT, ONE, UNO};
 use inkwell::IntPredicate::{EQ, SGT, SLT};
 
 use super::build::{Builder, Val};
@@ -71,25 +71,6 @@ fn exp_above<'c>(b: &Builder<'_, 'c>, x: Val<'c>, low: f64) -> Val<'c> {
     let p = b.fadd(p, c(1.0));
     scale(b, p, n, bits)
 }
-
-/// `2^x` for sixteen x up to 0, within 2^-13 of it, and 0 below 2^-126: for results that are rounded
-/// to bf16, which is sixteen times as coarse.
-pub fn exp2_coarse<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
-    let ty = x.get_type();
-    let all = b.iconst(b.int(16), -1);
-    // x - floor(x), and 0 for -inf.
-    let args = [x, b.i32c(1), b.zero(ty), all, b.i32c(4)];
-    let f = b.call("llvm.x86.avx512.mask.reduce.ps.512", &[], &args);
-    let p = horner(b, f, &EXP2);
-    // Multiplies by 2^floor(x). Products of bf16 take what is below 2^-126 for zero; to make such
-    // numbers costs some processors a hundred cycles.
-    let normal = b.fcmp(UGE, x, b.fconst(ty, -126.0));
-    let args = [p, x, b.zero(ty), b.bitcast(normal, b.int(16)), b.i32c(4)];
-    b.call("llvm.x86.avx512.mask.scalef.ps.512", &[], &args)
-}
-
-/// `2^f` for f in [0, 1).
-const EXP2: [f64; 4] = [7.802_451_4e-2, 2.260_671_7e-1, 6.958_335_6e-1, 9.999_252e-1];
 
 /// Natural logarithm: -inf at 0, NaN below.
 pub fn log<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {

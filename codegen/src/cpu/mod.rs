@@ -3,6 +3,8 @@
 mod attention;
 mod attention_bf16;
 mod attention_parts;
+mod attention_tile_products;
+mod attention_tile_softmax;
 mod attention_tiles;
 pub mod build;
 mod call;
