@@ -293,14 +293,18 @@ impl Case {
         out.chunks_exact((n + GUARD) * wide).flat_map(|row| row[..n * wide].to_vec()).collect()
     }
 
+    /// The byte of a column's digit of a wide code.
+    fn code(&self, column: usize, wide: i32, signed: bool, bits: u8) -> u8 {
+        let (offset, top) = (if signed { 128 } else { 0 }, q_max(bits, signed));
+        let digit = (wide.abs() - self.lo[column] as i32).clamp(0, top) * wide.signum();
+        (digit + offset) as u8
+    }
+
     /// Compares the codes of all levels with the digits of the results.
     fn check_codes(&self, signed: bool, bits: u8) {
-        let (n, offset, top) = (self.desc.n, if signed { 128 } else { 0 }, q_max(bits, signed));
+        let n = self.desc.n;
         let code = |(i, &y): (usize, &f32)| {
-            let wide = wide_code(y, self.inverse[i % n], signed);
-            let lower = self.lo[i % n] as i32;
-            let digit = ((wide.abs() - lower).clamp(0, top)) * wide.signum();
-            (digit + offset) as u8
+            self.code(i % n, wide_code(y, self.inverse[i % n], signed), signed, bits)
         };
         let expected: Vec<u8> = self.results().iter().enumerate().map(code).collect();
         for (level, blob) in blobs(&self.desc) {
@@ -540,6 +544,9 @@ fn the_amx_level_uses_tiles_and_nothing_outside() {
     gemm::emit(&code, "gemm", &case.desc).unwrap();
     assert!(code.finish().unwrap().entries.contains_key("gemm"));
 }
+
+#[path = "gemm_gelu_tests.rs"]
+mod gelu;
 
 #[path = "gemm_pairs_tests.rs"]
 mod pairs;
