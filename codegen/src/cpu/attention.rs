@@ -149,7 +149,7 @@ pub fn call(
     let rows = keys.clone() + Dim::from(depth + 1);
     let mut scratch = rows * Dim::from(QUERIES * 4);
     if kernel.precision == Precision::Bf16 {
-        let key_bytes = 2 * (depth + width) + 4 + if kernel.fits_tiles() { 64 } else { 0 };
+        let key_bytes = 2 * (depth + width) + 4;
         scratch = scratch + keys * Dim::from(key_bytes) + Dim::from(2 * SLACK);
         if kernel.fits_tiles() {
             scratch = scratch + Dim::from(kernel.tile_scratch());

@@ -8,7 +8,6 @@ use inkwell::FloatPredicate::OEQ;
 use super::attention::{Attention, QUERIES, stored};
 use super::attention_parts::Block;
 use super::build::{Builder, Ty, Val};
-use super::math::horner;
 use super::spec::Size;
 
 /// Words of a register.
@@ -52,22 +51,31 @@ pub(super) fn offset<'c>(b: &Builder<'_, 'c>, largest: Val<'c>) -> Val<'c> {
     b.fsub(b.fconst(largest.get_type(), MAGIC + BIAS), b.ceil(largest))
 }
 
-/// In the lower half of each word `2^(score - m)` rounded to bf16, where m is what [`offset`] has
+/// In the lower half of each word `2^(score - m)` rounded to bf16, of some vectors side by side, where m is what [`offset`] has
 /// rounded up; within 2^-13 before it is rounded, and 0 below 2^-127 and for what is no number.
 ///
 /// The bits of a positive bf16 count 2^-7 of `BIAS + floor(x) + (2^f - 1)` for `f = x - floor(x)`.
 /// That is `BIAS + x` and a polynomial of f, which is the same for `score` as m is whole, and adding
 /// `MAGIC` rounds it and moves it into place.
-pub(super) fn exponential<'c>(b: &Builder<'_, 'c>, score: Val<'c>, offset: Val<'c>) -> Val<'c> {
+pub(super) fn exponential<'c, const N: usize>(
+    b: &Builder<'_, 'c>,
+    scores: [Val<'c>; N],
+    offset: impl Fn(usize) -> Val<'c>,
+) -> [Val<'c>; N] {
     /// `2^f - 1 - f` for f in [0, 1), over f.
     const POLYNOMIAL: [f64; 3] = [7.706_724e-2, 2.276_449_8e-1, 6.951_166_3e-1 - 1.0];
-    let ty = score.get_type();
+    let ty = scores[0].get_type();
+    let c = |x: f64| b.fconst(ty, x);
     // score - floor(score), and 0 for -inf.
-    let args = [score, b.i32c(1), b.zero(ty), b.iconst(b.int(16), -1), b.i32c(4)];
-    let f = b.call("llvm.x86.avx512.mask.reduce.ps.512", &[], &args);
-    let p = horner(b, f, &POLYNOMIAL);
-    let exponent = b.fadd(b.fma(p, f, score), offset);
-    b.bitcast(b.fmax(exponent, b.fconst(ty, MAGIC)), b.i32v(LANES))
+    let args = |x| [x, b.i32c(1), b.zero(ty), b.iconst(b.int(16), -1), b.i32c(4)];
+    let f = scores.map(|x| b.call("llvm.x86.avx512.mask.reduce.ps.512", &[], &args(x)));
+    let [third, second, first] = POLYNOMIAL.map(c);
+    let p = f.map(|f| b.fma(third, f, second));
+    let each = std::array::from_fn::<usize, N, _>(|i| i);
+    let p = each.map(|i| b.fma(p[i], f[i], first));
+    let exponents = each.map(|i| b.fma(p[i], f[i], scores[i]));
+    let moved = each.map(|i| b.fadd(exponents[i], offset(i)));
+    moved.map(|x| b.bitcast(b.fmax(x, c(MAGIC)), b.i32v(LANES)))
 }
 
 impl Attention {

@@ -291,14 +291,15 @@ impl<'c> Block<'_, 'c> {
         let sums = if self.spec.in_pairs(b) {
             let offsets: Vec<_> =
                 largest.into_iter().map(|largest| attention_bf16::offset(b, largest)).collect();
-            let weight = |v: usize, key| attention_bf16::exponential(b, score(v, key), offsets[v]);
             let ones = b.iconst(b.i32v(lanes), attention_bf16::ONES);
             // They end in the rows of half the keys' number.
             let step = |key: Val<'c>, two: bool, sums: &[Val<'c>]| -> Vec<Val<'c>> {
                 let add = |(v, &sum): (usize, &Val<'c>)| {
-                    let mut words = b.and(weight(v, key), b.iconst(ones.get_type(), 0xffff));
+                    let offset = |_| offsets[v];
+                    let scores = [score(v, key), score(v, b.add(key, b.i64c(i64::from(two))))];
+                    let [first, second] = attention_bf16::exponential(b, scores, offset);
+                    let mut words = b.and(first, b.iconst(ones.get_type(), 0xffff));
                     if two {
-                        let second = weight(v, b.add(key, b.i64c(1)));
                         words = b.or(words, b.shl(second, b.iconst(ones.get_type(), 16)));
                     }
                     let to = b.ashr(key, b.i64c(1));

@@ -102,7 +102,8 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
         self.ops.load(b, self.registers.query, from, b.i64c(2 * self.spec.depth));
     }
 
-    /// Address of a tile of scores of a step of keys.
+    /// Address of a tile of scores of a step of keys. A block's lie one place before those of the block
+    /// before, round and round: a place is free by the time that it is written.
     pub fn score_tile(
         &self,
         b: &Builder<'_, 'c>,
@@ -110,8 +111,15 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
         step: Val<'c>,
         half: i64,
     ) -> Val<'c> {
-        let step = b.offset(rows.scores, b.mul(step, b.i64c(2 * TILE)));
-        b.offset(step, b.i64c(half * TILE))
+        let place = b.add(rows.place, step);
+        let again = b.sub(place, self.places);
+        let place = b.select(b.icmp(SLT, again, b.i64c(0)), place, again);
+        b.offset(self.scores, b.add(b.mul(place, b.i64c(2 * TILE)), b.i64c(half * TILE)))
+    }
+
+    /// Address of the weights of a step of keys. They are read before the next block's are written.
+    pub fn weight_tile(&self, b: &Builder<'_, 'c>, step: Val<'c>) -> Val<'c> {
+        b.offset(self.weights, b.mul(step, b.i64c(TILE)))
     }
 
     /// Scores of a step of keys, piece by piece.
@@ -158,7 +166,6 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
     pub fn weighted<'a>(
         &'a self,
         b: &'a Builder<'_, 'c>,
-        rows: &'a Rows<'c>,
         step: Val<'c>,
         first: i64,
         tiles: i64,
@@ -166,8 +173,7 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
         let (ops, registers) = (self.ops, &self.registers);
         let mut pieces: Vec<Box<dyn Fn() + 'a>> = Vec::new();
         pieces.push(Box::new(move || {
-            let from = self.score_tile(b, rows, step, 0);
-            ops.load(b, registers.weights, from, b.i64c(ROW));
+            ops.load(b, registers.weights, self.weight_tile(b, step), b.i64c(ROW));
             if first == 0 {
                 let ones = b.iconst(b.i32v(LANES), attention_bf16::ONES).into_vector_value();
                 ops.load(b, registers.right, b.constant(ones, 64), b.i64c(0));
@@ -223,7 +229,7 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
                         self.ops.zero(b, tile as u8);
                     }
                     b.for_range(b.i64c(0), rows.steps, 1, |step| {
-                        self.weighted(b, rows, step, first, tiles).iter().for_each(|x| x());
+                        self.weighted(b, step, first, tiles).iter().for_each(|x| x());
                     });
                     self.store_results(b, first, tiles);
                 }

@@ -1,7 +1,6 @@
 //! Attention in tile registers: what becomes of the scores.
 
 use inkwell::IntPredicate::SLE;
-use inkwell::types::VectorType;
 
 use super::attention_bf16;
 use super::attention_tiles::{DEPTH, LANES, ROW, Rows, TILE, Tiled};
@@ -9,14 +8,6 @@ use super::build::{Builder, Val};
 use super::tiles::{HEIGHT, TileOps};
 
 impl<'c, T: TileOps> Tiled<'_, 'c, T> {
-    /// The order of bytes that puts the lower halves of words into the upper ones. It comes from
-    /// memory, as LLVM would make more instructions of a shuffle that it knows.
-    pub fn write_turn(&self, b: &Builder<'_, 'c>) {
-        let order = (0..64).map(|i| b.iconst(b.int(8), i % 16 / 4 * 4 + i % 2).into_int_value());
-        let order = VectorType::const_vector(&order.collect::<Vec<_>>());
-        b.store(order.into(), self.turn, 64);
-    }
-
     /// The largest score of each query decides what is added to its scores.
     pub fn largest(&self, b: &Builder<'_, 'c>, plain: Val<'c>, rows: &Rows<'c>) {
         let ty = b.f32v(LANES);
@@ -67,8 +58,7 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
         largest.iter().enumerate().map(one).collect()
     }
 
-    /// Exponentials of a step of keys, in place of the first half of its scores; `others` come in
-    /// between.
+    /// Exponentials of a step of keys; `others` come in between.
     pub fn exponentials(
         &self,
         b: &Builder<'_, 'c>,
@@ -76,25 +66,34 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
         step: Val<'c>,
         others: &[&dyn Fn()],
     ) {
+        // Queries side by side: many operations wait for few others then.
+        const SIDE: usize = 2;
         let (ty, bytes) = (b.f32v(LANES), b.vec(b.int(8), 64));
         let tile = self.score_tile(b, rows, step, 0);
-        let upper = (0..64).map(|i| b.iconst(b.int(1), i % 4 / 2).into_int_value());
-        let upper = VectorType::const_vector(&upper.collect::<Vec<_>>()).into();
+        let weights = self.weight_tile(b, step);
+        let groups = HEIGHT as usize / SIDE;
         let mut done = 0;
-        for query in 0..HEIGHT {
-            let until = (others.len() * query as usize).div_ceil(HEIGHT as usize);
+        for group in 0..groups {
+            let until = (others.len() * group).div_ceil(groups).max(1).min(others.len());
             others[done..until].iter().for_each(|other| other());
             done = until;
-            let offset = b.load(b.f32(), b.offset(self.offsets, b.i64c(4 * query)), 4);
-            let offset = b.splat(offset, LANES);
-            let [low, high] = [0, 1].map(|half| {
-                let at = b.offset(tile, b.i64c(half * TILE + query * ROW));
-                b.bitcast(attention_bf16::exponential(b, b.load(ty, at, 64), offset), bytes)
+            let query = |i: usize| (group * SIDE + i / 2) as i64;
+            let offset = |i: usize| {
+                let offset = b.load(b.f32(), b.offset(self.offsets, b.i64c(4 * query(i))), 4);
+                b.splat(offset, LANES)
+            };
+            let scores = std::array::from_fn::<_, { 2 * SIDE }, _>(|i| {
+                let at = i as i64 % 2 * TILE + query(i) * ROW;
+                b.load(ty, b.offset(tile, b.i64c(at)), 64)
             });
-            let turn = b.load(bytes, self.turn, 64);
-            let high = b.call("llvm.x86.avx512.pshuf.b.512", &[], &[high, turn]);
-            let words = b.select(upper, high, low);
-            b.store(words, b.offset(tile, b.i64c(query * ROW)), 64);
+            let halves = attention_bf16::exponential(b, scores, offset);
+            for (i, half) in halves.chunks(2).enumerate() {
+                let [low, high] = [half[0], half[1]].map(|x| b.bitcast(x, bytes));
+                let turn = b.load(bytes, self.turn, 64);
+                let high = b.call("llvm.x86.avx512.pshuf.b.512", &[], &[high, turn]);
+                let words = b.select(self.upper, high, low);
+                b.store(words, b.offset(weights, b.i64c(query(2 * i) * ROW)), 64);
+            }
         }
         others[done..].iter().for_each(|other| other());
     }

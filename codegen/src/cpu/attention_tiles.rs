@@ -6,6 +6,7 @@
 //! multiply the next one's queries by the keys and the last one's exponentials by the values.
 
 use inkwell::IntPredicate::{EQ, NE, SGT, SLT};
+use inkwell::types::VectorType;
 
 use super::attention::{Attention, Operands, QUERIES, stored};
 use super::build::{Builder, Val};
@@ -24,13 +25,12 @@ pub(super) const ROW: i64 = 64;
 /// Most tiles of channels whose sums are kept at once.
 const CHANNELS: i64 = 4;
 
-/// Blocks under way.
-const STAGES: i64 = 3;
-
-/// Scratch in front: offsets of a block's queries, 1 / sums, an order of bytes, results, and queries.
+/// Scratch in front: offsets of a block's queries, 1 / sums, an order of bytes and which of them are
+/// taken, results, and queries.
 const INVERSE: i64 = 64;
 const TURN: i64 = 128;
-const RESULTS: i64 = 192;
+const UPPER: i64 = 192;
+const RESULTS: i64 = 256;
 const FRONT: i64 = RESULTS + (CHANNELS + 1) * TILE;
 
 /// Numbers of tile registers.
@@ -53,8 +53,8 @@ pub(super) struct Rows<'c> {
     pub count: Val<'c>,
     /// Last key that the first query sees.
     pub limit: Val<'c>,
-    /// Its scores.
-    pub scores: Val<'c>,
+    /// Where its scores begin.
+    pub place: Val<'c>,
 }
 
 /// What all blocks of a kernel have in common.
@@ -68,7 +68,12 @@ pub(super) struct Tiled<'s, 'c, T> {
     pub offsets: Val<'c>,
     pub inverse: Val<'c>,
     pub turn: Val<'c>,
+    pub upper: Val<'c>,
     pub results: Val<'c>,
+    /// Scores of a block, and places for those of steps.
+    pub scores: Val<'c>,
+    pub places: Val<'c>,
+    pub weights: Val<'c>,
     pub queries: Val<'c>,
     pub packed_keys: Val<'c>,
     pub packed_values: Val<'c>,
@@ -85,20 +90,19 @@ impl Attention {
 
     /// Bytes of scratch in front of what each key takes.
     pub(super) fn tile_scratch(&self) -> i64 {
-        FRONT + 2 * HEIGHT * self.depth
+        FRONT + 2 * HEIGHT * self.depth + 2 * TILE
     }
 
     /// Emits the body.
     pub(super) fn emit_tiles<'c>(&self, b: &Builder<'_, 'c>, ops: &impl TileOps) {
         let scratch = b.scratch();
-        ops.configure(b, scratch, b.i64c(HEIGHT));
+        let at = |bytes: i64| b.offset(scratch, b.i64c(bytes));
+        let upper = halves(b, at(TURN), at(UPPER), || ops.configure(b, scratch, b.i64c(HEIGHT)));
         let (heads, queries, keys) = (self.heads.val(b), self.queries.val(b), self.keys.val(b));
         let operands = Operands::new(b, self);
-        let at = |bytes: i64| b.offset(scratch, b.i64c(bytes));
         let room = stored(b, keys);
         let of = |bytes: i64| b.mul(room, b.i64c(bytes));
-        let scores = at(self.tile_scratch());
-        let packed_keys = b.offset(scores, of(STAGES * ROW));
+        let packed_keys = b.offset(at(self.tile_scratch()), of(ROW / 2 + ROW));
         let packed_values = b.offset(packed_keys, of(2 * self.depth));
         let tiled = Tiled {
             spec: self,
@@ -109,13 +113,16 @@ impl Attention {
             inverse: at(INVERSE),
             turn: at(TURN),
             results: at(RESULTS),
+            upper,
+            scores: b.offset(at(self.tile_scratch() - 2 * TILE), of(ROW / 2)),
+            places: b.add(b.ashr(room, b.i64c(5)), b.i64c(1)),
+            weights: at(self.tile_scratch() - 2 * TILE),
             queries: at(FRONT),
             packed_keys,
             packed_values,
             packed_mask: b.offset(packed_values, of(2 * self.width)),
             operands,
         };
-        tiled.write_turn(b);
         let one = b.i64c(1);
         let blocks = b.sdiv(b.add(queries, b.i64c(QUERIES - 1)), b.i64c(QUERIES));
         let share = b.sdiv(heads, self.groups.val(b));
@@ -133,13 +140,13 @@ impl Attention {
                 let from = b.sub(b.smax(begin, first), first);
                 let to = b.sub(b.smin(end, b.add(first, run)), first);
                 let head = b.mul(group, share);
-                let place = |item: Val<'c>| {
+                let find = |item: Val<'c>| {
                     let (head_in, block) = (b.sdiv(item, blocks), b.srem(item, blocks));
                     (b.add(head, head_in), block, b.and(head_in, one))
                 };
-                tiled.blocks(b, scores, of(ROW), from, to, &|b, v, scores| {
+                tiled.blocks(b, from, to, &|b, v, place| {
                     let (item, half) = (b.ashr(v, one), b.and(v, one));
-                    let (head, block, odd) = place(item);
+                    let (head, block, odd) = find(item);
                     // Every other head goes backwards: neighbours then see about as many keys.
                     let back = b.sub(b.sub(blocks, one), block);
                     let backwards = b.icmp(NE, odd, b.i64c(0));
@@ -157,7 +164,7 @@ impl Attention {
                     let out = tiled.operands.at(b, 3, [batch, head, near]);
                     let query = tiled.operands.at(b, 0, [batch, head, near]);
                     let steps = b.i64c(0);
-                    (query, Rows { steps, out, count, limit, scores })
+                    (query, Rows { steps, out, count, limit, place })
                 });
             });
         });
@@ -178,26 +185,23 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
     fn blocks(
         &self,
         b: &Builder<'_, 'c>,
-        scores: Val<'c>,
-        bytes: Val<'c>,
         from: Val<'c>,
         to: Val<'c>,
         block: &dyn Fn(&Builder<'_, 'c>, Val<'c>, Val<'c>) -> (Val<'c>, Rows<'c>),
     ) {
         let (zero, one) = (b.i64c(0), b.i64c(1));
         let (from, to) = (b.mul(from, b.i64c(2)), b.mul(to, b.i64c(2)));
-        let buffer = |i: i64| b.offset(scores, b.mul(bytes, b.i64c(i)));
-        let none = |scores| Rows { steps: zero, out: scores, count: zero, limit: zero, scores };
-        let parts = |x: &Rows<'c>| [x.steps, x.out, x.count, x.limit, x.scores];
+        let none = Rows { steps: zero, out: self.scores, count: zero, limit: zero, place: zero };
+        let parts = |x: &Rows<'c>| [x.steps, x.out, x.count, x.limit, x.place];
         let rows =
-            |x: &[Val<'c>]| Rows { steps: x[0], out: x[1], count: x[2], limit: x[3], scores: x[4] };
-        let mut init = vec![buffer(0)];
-        init.extend(parts(&none(buffer(1))));
-        init.extend(parts(&none(buffer(2))));
+            |x: &[Val<'c>]| Rows { steps: x[0], out: x[1], count: x[2], limit: x[3], place: x[4] };
+        let init = [parts(&none), parts(&none)].concat();
         b.for_carried(from, b.add(to, b.i64c(2)), 1, &init, |v, state| {
-            let (second, third) = (rows(&state[1..6]), rows(&state[6..11]));
+            let (second, third) = (rows(&state[..5]), rows(&state[5..]));
             let exists = b.icmp(SLT, v, to);
-            let (query, mut next) = block(b, b.smin(v, b.sub(to, one)), state[0]);
+            let first = b.icmp(EQ, second.place, zero);
+            let place = b.sub(b.select(first, self.places, second.place), one);
+            let (query, mut next) = block(b, b.smin(v, b.sub(to, one)), place);
             next.count = b.select(exists, next.count, zero);
             let (plain, steps) = self.steps(b, &next);
             next.steps = steps;
@@ -208,10 +212,7 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
             let groups: Vec<_> = (0..tiles).step_by(CHANNELS as usize).map(group).collect();
             self.finish(b, &third, &groups);
             self.largest(b, plain, &next);
-            let mut state = vec![third.scores];
-            state.extend(parts(&next));
-            state.extend(parts(&second));
-            state
+            [parts(&next), parts(&second)].concat()
         });
     }
 
@@ -240,16 +241,33 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
         self.ops.zero(b, self.registers.sum);
         let both = b.smin(plain, b.smin(second.steps, third.steps));
         b.for_range(b.i64c(0), both, 1, |step| {
+            let weighted = self.weighted(b, step, 0, tiles);
             let products = self.products(b, first, step);
-            let weighted = self.weighted(b, third, step, 0, tiles);
             let all: Vec<&dyn Fn()> =
-                products.iter().chain(&weighted).map(|x| x as &dyn Fn()).collect();
+                weighted.iter().chain(&products).map(|x| x as &dyn Fn()).collect();
             self.exponentials(b, second, step, &all);
         });
-        b.for_range(both, second.steps, 1, |step| self.exponentials(b, second, step, &[]));
+        // In this order, as each takes the place of what the one before has read.
         let each = |list: Vec<Box<dyn Fn() + '_>>| list.iter().for_each(|x| x());
-        b.for_range(both, third.steps, 1, |step| each(self.weighted(b, third, step, 0, tiles)));
+        b.for_range(both, third.steps, 1, |step| each(self.weighted(b, step, 0, tiles)));
+        b.for_range(both, second.steps, 1, |step| self.exponentials(b, second, step, &[]));
         b.for_range(both, first.steps, 1, |step| each(self.products(b, first, step)));
         self.store_results(b, 0, tiles);
     }
+}
+
+/// Writes the order of bytes that puts the lower halves of words into the upper ones, and gives the
+/// upper halves as a mask. Both come from memory that something else may have changed: of what LLVM
+/// knows, it makes more instructions.
+fn halves<'c>(
+    b: &Builder<'_, 'c>,
+    order: Val<'c>,
+    upper: Val<'c>,
+    between: impl FnOnce(),
+) -> Val<'c> {
+    let bytes = (0..64).map(|i| b.iconst(b.int(8), i % 16 / 4 * 4 + i % 2).into_int_value());
+    b.store(VectorType::const_vector(&bytes.collect::<Vec<_>>()).into(), order, 64);
+    b.store(b.i64c(0xcccc_cccc_cccc_cccc_u64 as i64), upper, 8);
+    between();
+    b.bitcast(b.load(b.int(64), upper, 8), b.vec(b.int(1), 64))
 }
