@@ -14,6 +14,19 @@ use super::exec::{self, Mapped};
 use super::tiles::Native;
 use super::tiles_emulated::Emulated;
 
+/// Masks \[b, 1, 1, t\].
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Mask {
+    None,
+    /// Numbers, some of them -inf.
+    Mixed,
+    Zeros,
+    /// Zeros and the lowest number; nothing but that for the last item of the batch.
+    Lowest,
+    /// Zeros and -1e5; nothing but -inf for the last item of the batch.
+    Hidden,
+}
+
 /// Sizes of a problem: batch, heads, groups of heads, queries, keys, channels of q and v.
 #[derive(Clone, Copy, Debug)]
 struct Case {
@@ -25,7 +38,7 @@ struct Case {
     d: i64,
     e: i64,
     causal: bool,
-    mask: bool,
+    mask: Mask,
 }
 
 impl Case {
@@ -43,13 +56,13 @@ impl Case {
             view(1, self.t, self.g, self.d),
             view(2, self.t, self.g, self.e),
         ];
-        if self.mask {
+        if self.mask != Mask::None {
             let shape = [self.b, self.h, self.s, self.t].map(Dim::from).to_vec();
             let strides = vec![Dim::from(self.t), Dim::zero(), Dim::zero(), Dim::one()];
             args.push(View { shape, strides, ..View::whole(BufferId(3), &[Dim::one()]) });
         }
         let results = vec![view(4, self.s, self.h, self.e)];
-        let (causal, mask, precision) = (self.causal, self.mask, Precision::Bf16);
+        let (causal, mask, precision) = (self.causal, self.mask != Mask::None, Precision::Bf16);
         let kernel = Kernel::Attention { scale: 0.2, causal, mask, precision };
         let step = Step { name: "y".to_owned(), kernel, args, results };
         let elems = vec![Elem::F32; 4 + usize::from(mask)];
@@ -66,9 +79,17 @@ impl Case {
             noise(self.b * self.t * self.g * self.d, 2),
             noise(self.b * self.t * self.g * self.e, 3),
         ];
-        if self.mask {
-            let hidden = |x: f32| if x > 1.0 { f32::NEG_INFINITY } else { x };
-            buffers.push(noise(self.b * self.t, 4).into_iter().map(hidden).collect());
+        if self.mask != Mask::None {
+            let last = ((self.b - 1) * self.t) as usize;
+            let value = |(i, x): (usize, f32)| match self.mask {
+                Mask::Mixed if x > 1.0 => f32::NEG_INFINITY,
+                Mask::Mixed => x,
+                Mask::Lowest if i >= last || x > 1.0 => f32::MIN,
+                Mask::Hidden if i >= last => f32::NEG_INFINITY,
+                Mask::Hidden if x > 1.0 => -1e5,
+                _ => 0.0,
+            };
+            buffers.push(noise(self.b * self.t, 4).into_iter().enumerate().map(value).collect());
         }
         buffers.push(vec![f32::NAN; (self.b * self.s * self.h * self.e) as usize]);
         buffers
@@ -111,6 +132,16 @@ impl Case {
     }
 }
 
+/// Both ways of computing give about the same.
+fn check(case: Case) {
+    let (tiles, vectors) = (case.run(true), case.run(false));
+    for (i, (x, y)) in tiles.iter().zip(&vectors).enumerate() {
+        // An exponential between two numbers of bf16 may go either way.
+        let fits = (x - y).abs() <= 4e-3 * y.abs().max(0.1);
+        assert!(fits || x.is_nan() && y.is_nan(), "{case:?} at {i}: {x} and {y}");
+    }
+}
+
 #[test]
 fn tiles_give_what_vectors_give() {
     if !exec::available(Level::Avx512Bf16) {
@@ -120,14 +151,36 @@ fn tiles_give_what_vectors_give() {
     for (i, (s, t)) in sizes.into_iter().enumerate() {
         for causal in [false, true] {
             let (d, e) = [(32, 32), (64, 64), (32, 48), (96, 16)][i % 4];
-            let mask = (i + usize::from(causal)) % 2 == 0;
-            let case = Case { b: 2, h: 4, g: 2, s, t, d, e, causal, mask };
-            let (tiles, vectors) = (case.run(true), case.run(false));
-            for (i, (x, y)) in tiles.iter().zip(&vectors).enumerate() {
-                // An exponential between two numbers of bf16 may go either way.
-                let fits = (x - y).abs() <= 4e-3 * y.abs().max(0.1);
-                assert!(fits || x.is_nan() && y.is_nan(), "{case:?} at {i}: {x} and {y}");
-            }
+            let mask = if (i + usize::from(causal)) % 2 == 0 { Mask::Mixed } else { Mask::None };
+            check(Case { b: 2, h: 4, g: 2, s, t, d, e, causal, mask });
+        }
+    }
+}
+
+#[test]
+fn tiles_walk_over_heads_and_channels() {
+    if !exec::available(Level::Avx512Bf16) {
+        return;
+    }
+    let heads = [(3, 1), (4, 4), (6, 2), (1, 1)];
+    let sizes = [(150, 150), (65, 200), (200, 65), (48, 48)];
+    let depths = [(64, 128), (32, 32), (128, 80), (160, 160)];
+    for (i, (((h, g), (s, t)), (d, e))) in heads.into_iter().zip(sizes).zip(depths).enumerate() {
+        for causal in [false, true] {
+            let mask = if i % 2 == 0 { Mask::None } else { Mask::Zeros };
+            check(Case { b: 2, h, g, s, t, d, e, causal, mask });
+        }
+    }
+}
+
+#[test]
+fn tiles_take_every_mask() {
+    if !exec::available(Level::Avx512Bf16) {
+        return;
+    }
+    for mask in [Mask::Mixed, Mask::Zeros, Mask::Lowest, Mask::Hidden] {
+        for causal in [false, true] {
+            check(Case { b: 3, h: 2, g: 1, s: 20, t: 75, d: 32, e: 32, causal, mask });
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Attention in tile registers: operands, products, and results.
 
-use inkwell::IntPredicate::{SGT, SLT};
+use inkwell::IntPredicate::{NE, SGT, SLT};
 
 use super::attention_bf16;
 use super::attention_tiles::{DEPTH, LANES, ROW, Rows, TILE, Tiled};
@@ -18,6 +18,12 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
             let from = self.operands.at(b, 4, [batch, zero, zero]);
             let stride = self.operands.strides[4][3];
             self.spec.pack_mask(b, [from, self.packed_mask], stride, self.keys);
+            let int = b.i32v(LANES);
+            let any = b.for_carried(zero, self.keys, HEIGHT, &[b.zero(int)], |key, any| {
+                let at = b.index(self.packed_mask, b.int(32), key);
+                vec![b.or(any[0], b.load(int, at, 64))]
+            });
+            b.store(b.reduce(any[0], |x, y| b.or(x, y)), self.any_mask, 4);
         }
     }
 
@@ -139,8 +145,10 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
                     let tile = b.add(b.mul(step, b.i64c(2)), b.i64c(half));
                     if part == 0 {
                         if self.spec.mask {
+                            let any = b.load(b.int(32), self.any_mask, 4);
+                            let any = b.icmp(NE, any, b.zero(any.get_type()));
                             let at = b.offset(self.packed_mask, b.mul(tile, b.i64c(ROW)));
-                            ops.load(b, sum, at, b.i64c(0));
+                            b.either(any, || ops.load(b, sum, at, b.i64c(0)), || ops.zero(b, sum));
                         } else {
                             ops.zero(b, sum);
                         }
@@ -195,47 +203,49 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
         b.offset(self.results, b.i64c((1 + tile) * TILE))
     }
 
-    /// Sums out of the registers; with the first group of channels those of the weights.
-    pub fn store_results(&self, b: &Builder<'_, 'c>, first: i64, tiles: i64) {
-        if first == 0 {
-            self.ops.store(b, self.registers.sum, self.results, b.i64c(ROW));
-        }
+    /// Sums of some tiles of channels begin at 0; with the first of them those of weights.
+    pub fn begin_results(&self, b: &Builder<'_, 'c>, first: i64, tiles: i64) {
         for tile in 0..tiles {
-            self.ops.store(b, tile as u8, self.result(b, tile), b.i64c(ROW));
+            self.ops.zero(b, tile as u8);
+        }
+        if first == 0 {
+            self.ops.zero(b, self.registers.sum);
         }
     }
 
-    /// Rows of the result, divided by the sums of weights; 0 for a query that sees no key because all
-    /// lie behind it.
-    pub fn finish(&self, b: &Builder<'_, 'c>, rows: &Rows<'c>, groups: &[(i64, i64)]) {
+    /// Some tiles of channels of the result: the sums over those of weights; 0 for a query that sees no
+    /// key because all lie behind it.
+    pub fn finish(&self, b: &Builder<'_, 'c>, rows: &Rows<'c>, first: i64, tiles: i64) {
         b.when(b.icmp(SGT, rows.count, b.i64c(0)), || {
-            let ty = b.f32v(LANES);
-            let mut sums = b.poison(ty);
-            for query in 0..HEIGHT {
-                let at = b.offset(self.results, b.i64c(query * (ROW + 4)));
-                sums = b.insert(sums, b.load(b.f32(), at, 4), query as u32);
+            if first == 0 {
+                self.ops.store(b, self.registers.sum, self.results, b.i64c(ROW));
             }
-            let mut inverse = b.fdiv(b.fconst(ty, 1.0), sums);
-            if self.spec.causal {
-                let limit = b.splat(b.trunc(rows.limit, b.int(32)), LANES);
-                let limit = b.add(limit, b.iota(b.int(32), LANES));
-                let blind = b.icmp(SLT, limit, b.zero(limit.get_type()));
-                inverse = b.select(blind, b.zero(ty), inverse);
+            for tile in 0..tiles {
+                self.ops.store(b, tile as u8, self.result(b, tile), b.i64c(ROW));
             }
-            b.store(inverse, self.inverse, 64);
-            for (i, &(first, tiles)) in groups.iter().enumerate() {
-                if i > 0 {
-                    for tile in 0..tiles {
-                        self.ops.zero(b, tile as u8);
-                    }
-                    b.for_range(b.i64c(0), rows.steps, 1, |step| {
-                        self.weighted(b, step, first, tiles).iter().for_each(|x| x());
-                    });
-                    self.store_results(b, first, tiles);
-                }
-                self.store_rows(b, rows, first, tiles);
+            if first == 0 {
+                self.invert(b, rows);
             }
+            self.store_rows(b, rows, first, tiles);
         });
+    }
+
+    /// 1 / sums of weights.
+    fn invert(&self, b: &Builder<'_, 'c>, rows: &Rows<'c>) {
+        let ty = b.f32v(LANES);
+        let mut sums = b.poison(ty);
+        for query in 0..HEIGHT {
+            let at = b.offset(self.results, b.i64c(query * (ROW + 4)));
+            sums = b.insert(sums, b.load(b.f32(), at, 4), query as u32);
+        }
+        let mut inverse = b.fdiv(b.fconst(ty, 1.0), sums);
+        if self.spec.causal {
+            let limit = b.splat(b.trunc(rows.limit, b.int(32)), LANES);
+            let limit = b.add(limit, b.iota(b.int(32), LANES));
+            let blind = b.icmp(SLT, limit, b.zero(limit.get_type()));
+            inverse = b.select(blind, b.zero(ty), inverse);
+        }
+        b.store(inverse, self.inverse, 64);
     }
 
     fn store_rows(&self, b: &Builder<'_, 'c>, rows: &Rows<'c>, first: i64, tiles: i64) {

@@ -30,6 +30,7 @@ const CHANNELS: i64 = 4;
 const INVERSE: i64 = 64;
 const TURN: i64 = 128;
 const UPPER: i64 = 192;
+const ANY: i64 = 200;
 const RESULTS: i64 = 256;
 const FRONT: i64 = RESULTS + (CHANNELS + 1) * TILE;
 
@@ -78,6 +79,8 @@ pub(super) struct Tiled<'s, 'c, T> {
     pub packed_keys: Val<'c>,
     pub packed_values: Val<'c>,
     pub packed_mask: Val<'c>,
+    /// Whether the mask has anything but zeros.
+    pub any_mask: Val<'c>,
 }
 
 impl Attention {
@@ -114,6 +117,7 @@ impl Attention {
             turn: at(TURN),
             results: at(RESULTS),
             upper,
+            any_mask: at(ANY),
             scores: b.offset(at(self.tile_scratch() - 2 * TILE), of(ROW / 2)),
             places: b.add(b.ashr(room, b.i64c(5)), b.i64c(1)),
             weights: at(self.tile_scratch() - 2 * TILE),
@@ -206,11 +210,23 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
             let (plain, steps) = self.steps(b, &next);
             next.steps = steps;
             b.when(b.icmp(SGT, steps, zero), || self.pack_queries(b, query, next.count));
-            self.round(b, plain, [&next, &second, &third]);
-            let tiles = self.spec.width / HEIGHT;
-            let group = |first: i64| (first, (tiles - first).min(CHANNELS));
-            let groups: Vec<_> = (0..tiles).step_by(CHANNELS as usize).map(group).collect();
-            self.finish(b, &third, &groups);
+            // The last weights of all channels, before others take their place.
+            let all = self.spec.width / HEIGHT;
+            if all > CHANNELS {
+                for first in (0..all).step_by(CHANNELS as usize) {
+                    let tiles = (all - first).min(CHANNELS);
+                    self.begin_results(b, first, tiles);
+                    b.for_range(zero, third.steps, 1, |step| {
+                        self.weighted(b, step, first, tiles).iter().for_each(|x| x());
+                    });
+                    self.finish(b, &third, first, tiles);
+                }
+                self.round(b, plain, [&next, &second, &Rows { steps: zero, ..third }], 0);
+            } else {
+                self.begin_results(b, 0, all);
+                self.round(b, plain, [&next, &second, &third], all);
+                self.finish(b, &third, 0, all);
+            }
             self.largest(b, plain, &next);
             [parts(&next), parts(&second)].concat()
         });
@@ -229,30 +245,37 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
         (b.ashr(first, b.i64c(5)), b.ashr(b.add(last, b.i64c(DEPTH - 1)), b.i64c(5)))
     }
 
-    /// Products of the first block's queries, exponentials of the second, weighted values of the third.
-    fn round(&self, b: &Builder<'_, 'c>, plain: Val<'c>, [first, second, third]: [&Rows<'c>; 3]) {
-        let tiles = (self.spec.width / HEIGHT).min(CHANNELS);
+    /// Products of the first block's queries, exponentials of the second, weighted values of the third
+    /// in `tiles` tiles of channels, which may be none.
+    fn round(
+        &self,
+        b: &Builder<'_, 'c>,
+        plain: Val<'c>,
+        [first, second, third]: [&Rows<'c>; 3],
+        tiles: i64,
+    ) {
         if self.query_stays() {
             self.load_query(b, 0);
         }
-        for tile in 0..tiles {
-            self.ops.zero(b, tile as u8);
+        let weighted = |step| match tiles {
+            0 => Vec::new(),
+            _ => self.weighted(b, step, 0, tiles),
+        };
+        let mut both = b.smin(plain, second.steps);
+        if tiles > 0 {
+            both = b.smin(both, third.steps);
         }
-        self.ops.zero(b, self.registers.sum);
-        let both = b.smin(plain, b.smin(second.steps, third.steps));
         b.for_range(b.i64c(0), both, 1, |step| {
-            let weighted = self.weighted(b, step, 0, tiles);
-            let products = self.products(b, first, step);
+            let (weighted, products) = (weighted(step), self.products(b, first, step));
             let all: Vec<&dyn Fn()> =
                 weighted.iter().chain(&products).map(|x| x as &dyn Fn()).collect();
             self.exponentials(b, second, step, &all);
         });
         // In this order, as each takes the place of what the one before has read.
         let each = |list: Vec<Box<dyn Fn() + '_>>| list.iter().for_each(|x| x());
-        b.for_range(both, third.steps, 1, |step| each(self.weighted(b, step, 0, tiles)));
+        b.for_range(both, third.steps, 1, |step| each(weighted(step)));
         b.for_range(both, second.steps, 1, |step| self.exponentials(b, second, step, &[]));
         b.for_range(both, first.steps, 1, |step| each(self.products(b, first, step)));
-        self.store_results(b, 0, tiles);
     }
 }
 
