@@ -59,7 +59,7 @@ impl<'c> Gemm<'_, '_, 'c> {
                 Vec::new()
             },
         );
-        self.epilogue(at, |row| row);
+        self.epilogue_in_order(at);
     }
 
     /// Fewer rows than a tile has: runs of 8, 4, 2 and 1.

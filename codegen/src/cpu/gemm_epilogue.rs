@@ -111,6 +111,23 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
         Some(b.icmp(IntPredicate::EQ, b.bitcast(coarse, bits), b.iconst(bits, -1)))
     }
 
+    /// Finishes rows from one on up to another; row `i` of the tile lies in scratch in row `place(i)`.
+    fn each_row(&self, [from, to]: [Val<'c>; 2], place: impl Fn(Val<'c>) -> Val<'c>) {
+        let b = self.gemm.b;
+        let rows = |plain: bool, coarse: bool| {
+            let kind = Kind { plain, coarse };
+            b.for_range(from, to, 1, |row| self.row(row, place(row), kind));
+        };
+        let any_digits = |coarse| match self.first_digits() {
+            Some(plain) => b.either(plain, || rows(true, coarse), || rows(false, coarse)),
+            None => rows(false, coarse),
+        };
+        match self.coarse() {
+            Some(coarse) => b.either(coarse, || any_digits(true), || rows(false, false)),
+            None => any_digits(false),
+        }
+    }
+
     /// Finishes row `row` of the tile, whose accumulators lie in scratch in row `place`.
     pub fn row(&self, row: Val<'c>, place: Val<'c>, kind: Kind) {
         let Epilogue { gemm, tables, .. } = self;
@@ -188,19 +205,24 @@ impl<'c> Gemm<'_, '_, 'c> {
     /// Finishes a tile whose accumulators are in scratch; row `i` of the tile lies there in row
     /// `place(i)`.
     pub fn epilogue(&self, at: Tile<'c>, place: impl Fn(Val<'c>) -> Val<'c>) {
+        Epilogue::new(self, at).each_row([self.b.i64c(0), at.rows], place);
+    }
+
+    /// The same where rows lie in order: two at a time, if their codes can be packed.
+    pub fn epilogue_in_order(&self, at: Tile<'c>) {
         let (b, epilogue) = (self.b, Epilogue::new(self, at));
-        let rows = |plain: bool, coarse: bool| {
-            let kind = Kind { plain, coarse };
-            b.for_range(b.i64c(0), at.rows, 1, |row| epilogue.row(row, place(row), kind));
+        let even = b.and(at.rows, b.i64c(-2));
+        let each = |from| epilogue.each_row([from, at.rows], |row| row);
+        let (Some(plain), Some(packing)) = (epilogue.first_digits(), epilogue.packing()) else {
+            return each(b.i64c(0));
         };
-        let any_digits = |coarse| match epilogue.first_digits() {
-            Some(plain) => b.either(plain, || rows(true, coarse), || rows(false, coarse)),
-            None => rows(false, coarse),
-        };
-        match epilogue.coarse() {
-            Some(coarse) => b.either(coarse, || any_digits(true), || rows(false, false)),
-            None => any_digits(false),
-        }
+        let from = b.select(packing.fits, even, b.i64c(0));
+        b.when(packing.fits, || {
+            let pairs =
+                |plain| b.for_range(b.i64c(0), even, 2, |i| epilogue.two_rows(i, &packing, plain));
+            b.either(plain, || pairs(true), || pairs(false));
+        });
+        each(from);
     }
 
     /// Asks for the lines of memory that the epilogue of a full tile will touch; the inner products
