@@ -5,7 +5,6 @@ use inkwell::IntPredicate::{SLE, SLT};
 use super::attention::{Attention, QUERIES, Scratch};
 use super::attention_bf16;
 use super::build::{Builder, Val};
-use super::math;
 use super::spec::Size;
 use super::transpose::transpose_tile;
 
@@ -315,7 +314,7 @@ impl<'c> Block<'_, 'c> {
         } else {
             b.for_carried(b.i64c(0), self.visible, 1, &init, |key, sums| {
                 let add = |(v, &sum): (usize, &Val<'c>)| {
-                    let weight = math::exp(b, b.fsub(score(v, key), largest[v]));
+                    let weight = self.spec.weight(b, b.fsub(score(v, key), largest[v]));
                     b.store(weight, self.cell(b, self.scratch.scores, key, column(v)), 4);
                     b.fadd(sum, weight)
                 };

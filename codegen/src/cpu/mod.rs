@@ -6,6 +6,7 @@ mod attention_parts;
 mod attention_tile_products;
 mod attention_tile_softmax;
 mod attention_tiles;
+mod attention_weight;
 pub mod build;
 mod call;
 pub mod ceiling;

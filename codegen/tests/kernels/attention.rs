@@ -175,7 +175,10 @@ fn check_in(c: &Case, precision: Precision) {
                 assert!(fits || nothing, "{what}: element {at} is {x}, not {want} within {slack}");
             }
         } else {
-            assert_close(&to_f32(&out[0]), &exact, 3e-6, 1e-5, &what);
+            // Coarse exponentials are within 2^-13, and values at most 4 apart.
+            let coarse = precision == Precision::Bf16 && level.has_avx512();
+            let off = if coarse { 4.0 * 2f32.powi(-13) } else { 3e-6 };
+            assert_close(&to_f32(&out[0]), &exact, off, 1e-5, &what);
         }
     }
 }
