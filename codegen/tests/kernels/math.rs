@@ -128,8 +128,8 @@ fn gelus_and_silu_are_absolute() {
     };
     let exact = |x: f64| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
     let silu = |x: f64| x / (1.0 + (-x).exp());
-    let table: [(UnaryOp, &dyn Fn(f64) -> f64, i32); 3] = [
-        (UnaryOp::Gelu, &exact, -22),
+    let table = [
+        (UnaryOp::Gelu, &exact as &dyn Fn(f64) -> f64, -22),
         (UnaryOp::GeluTanh, &tanh, -22),
         (UnaryOp::Silu, &silu, -21),
     ];
