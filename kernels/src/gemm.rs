@@ -2,8 +2,8 @@
 //! with an epilogue. One description serves every code level.
 //!
 //! Work is cut into items of [`ROW_BLOCK`] rows by [`PANEL`] columns, columns fastest: a row block
-//! stays in the second-level cache while the panels of the weight pass by, and a call with few
-//! rows still has one item for each panel to share among threads.
+//! stays in the second-level cache while the panels of the weight pass by, a thread with a part of the
+//! items keeps to its rows, and a call with few rows still has one item for each panel to share.
 
 use fqc_ir::plan::{self, Extra, GemmInput, GemmOutput, Step, View};
 use fqc_ir::{Dim, Elem, Expr};
