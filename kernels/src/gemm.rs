@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn items_are_row_blocks_times_panels() {
         for (rows, n, expected) in
-            [(1i64, 384, 12), (48, 33, 2), (49, 33, 4), (4096, 1536, 86 * 48)]
+            [(1i64, 384, 12), (64, 33, 2), (65, 33, 4), (4096, 1536, 64 * 48)]
         {
             assert_eq!(desc(n, 384).work(&Dim::from(rows)).as_const(), Some(expected));
         }
