@@ -1,6 +1,7 @@
 //! Attention over a block of queries at a time. The queries lie across the vector lanes: scores are
 //! kept transposed, \[key\]\[query\], in scratch, so that the softmax needs no sum across lanes, keys
-//! and values are read where they are, and only the block of queries is transposed.
+//! and values are read where they are, and only the block of queries is transposed. Where tile registers
+//! multiply, all of this is otherwise (`attention_tiles.rs`).
 
 use fqbin::Level;
 use fqc_ir::dim::{self, Dim};

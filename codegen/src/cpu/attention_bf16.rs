@@ -1,7 +1,8 @@
 //! What attention does differently where its products are those of bf16 pairs: operands are rounded and
 //! laid out so that one 32-bit word holds the two factors that an instruction adds up. Queries and keys
-//! pair neighbouring channels, exponentials and values neighbouring keys. Sums, and all of the softmax,
-//! stay f32.
+//! pair neighbouring channels, weights and values neighbouring keys. Scores are f32 and count powers of
+//! two, so that a weight is made as the bits of its bf16; what was rounded is summed, in f32. A score
+//! that is no number counts as hidden.
 
 use inkwell::FloatPredicate::OEQ;
 

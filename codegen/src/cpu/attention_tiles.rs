@@ -143,30 +143,31 @@ impl Attention {
                 let first = b.mul(index, run);
                 let from = b.sub(b.smax(begin, first), first);
                 let to = b.sub(b.smin(end, b.add(first, run)), first);
-                let head = b.mul(group, share);
-                let find = |item: Val<'c>| {
-                    let (head_in, block) = (b.sdiv(item, blocks), b.srem(item, blocks));
-                    (b.add(head, head_in), block, b.and(head_in, one))
+                // Blocks of sixteen queries: two an item, the last of a head may have one.
+                let tiles = b.sdiv(b.add(queries, b.i64c(HEIGHT - 1)), b.i64c(HEIGHT));
+                let before = |item: Val<'c>| {
+                    let whole = b.mul(b.sdiv(item, blocks), tiles);
+                    b.add(whole, b.mul(b.srem(item, blocks), b.i64c(QUERIES / HEIGHT)))
                 };
-                tiled.blocks(b, from, to, &|b, v, place| {
-                    let (item, half) = (b.ashr(v, one), b.and(v, one));
-                    let (head, block, odd) = find(item);
-                    // Every other head goes backwards: neighbours then see about as many keys.
-                    let back = b.sub(b.sub(blocks, one), block);
-                    let backwards = b.icmp(NE, odd, b.i64c(0));
-                    let turns =
-                        |yes, no| if self.causal { b.select(backwards, yes, no) } else { no };
-                    let (block, half) = (turns(back, block), turns(b.sub(one, half), half));
-                    let first = b.add(b.mul(block, b.i64c(QUERIES)), b.mul(half, b.i64c(HEIGHT)));
-                    let left = b.sub(queries, first);
-                    let count = b.smax(b.i64c(0), b.smin(left, b.i64c(HEIGHT)));
-                    let near = b.smin(first, b.sub(queries, one));
+                tiled.blocks(b, before(from), before(to), &|b, number, place| {
+                    let (within, block) = (b.sdiv(number, tiles), b.srem(number, tiles));
+                    let head = b.add(b.mul(group, share), within);
+                    let block = if self.causal {
+                        // Every other head goes backwards: neighbours then see about as many keys.
+                        let back = b.sub(b.sub(tiles, one), block);
+                        let odd = b.icmp(NE, b.and(within, one), b.i64c(0));
+                        b.select(odd, back, block)
+                    } else {
+                        block
+                    };
+                    let first = b.mul(block, b.i64c(HEIGHT));
+                    let count = b.smin(b.sub(queries, first), b.i64c(HEIGHT));
                     let limit = match self.causal {
                         true => b.add(first, b.sub(keys, queries)),
                         false => b.sub(keys, one),
                     };
-                    let out = tiled.operands.at(b, 3, [batch, head, near]);
-                    let query = tiled.operands.at(b, 0, [batch, head, near]);
+                    let out = tiled.operands.at(b, 3, [batch, head, first]);
+                    let query = tiled.operands.at(b, 0, [batch, head, first]);
                     let steps = b.i64c(0);
                     (query, Rows { steps, out, count, limit, place })
                 });
@@ -184,8 +185,8 @@ impl Attention {
 }
 
 impl<'c, T: TileOps> Tiled<'_, 'c, T> {
-    /// The blocks of some items that share keys and values; `block` gives the queries' address and the
-    /// block from its number, two an item.
+    /// Some blocks that share keys and values; `block` gives the queries' address and the block from
+    /// its number.
     fn blocks(
         &self,
         b: &Builder<'_, 'c>,
@@ -194,7 +195,6 @@ impl<'c, T: TileOps> Tiled<'_, 'c, T> {
         block: &dyn Fn(&Builder<'_, 'c>, Val<'c>, Val<'c>) -> (Val<'c>, Rows<'c>),
     ) {
         let (zero, one) = (b.i64c(0), b.i64c(1));
-        let (from, to) = (b.mul(from, b.i64c(2)), b.mul(to, b.i64c(2)));
         let none = Rows { steps: zero, out: self.scores, count: zero, limit: zero, place: zero };
         let parts = |x: &Rows<'c>| [x.steps, x.out, x.count, x.limit, x.place];
         let rows =
