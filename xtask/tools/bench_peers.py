@@ -259,6 +259,7 @@ def save(path, figures, args, about):
         "model": args.model,
         "isa": args.isa,
         "threads": args.threads,
+        "quiet_cores": args.quiet_cores,
         "figures": figures,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
