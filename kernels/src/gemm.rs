@@ -3,7 +3,8 @@
 //!
 //! Work is cut into items of [`ROW_BLOCK`] rows by [`PANEL`] columns, columns fastest: a row block
 //! stays in the second-level cache while the panels of the weight pass by, a thread with a part of the
-//! items keeps to its rows, and a call with few rows still has one item for each panel to share.
+//! items keeps to its rows, and a call with few rows still has one item for each panel to share. Weights
+//! of floats, and of INT4 in tile registers, are walked by groups of row blocks, panel by panel.
 
 use fqc_ir::plan::{self, Extra, GemmInput, GemmOutput, Step, View};
 use fqc_ir::{Dim, Elem, Expr};
@@ -228,8 +229,7 @@ impl GemmDesc {
         (self.scratch_panel() + more) as u64
     }
 
-    /// Row blocks that pass by one panel of the weight before the next one comes, where code keeps
-    /// a panel.
+    /// Most row blocks that pass by one panel of the weight before the next one comes.
     pub fn shared_blocks(&self) -> usize {
         let row = self.k.max(1) * if self.is_quantized() { 1 } else { self.weight.bytes(1) };
         (SHARED_LEFT / (ROW_BLOCK * row)).clamp(1, SHARED_BLOCKS)

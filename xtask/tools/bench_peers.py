@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """A model on ONNX Runtime, OpenVINO and fqc, side by side on this machine.
 
-usage: bench_peers.py CACHE [--model minilm] [--isa LEVEL] [--fqc BINARY] [--threads 2]
-                      [--rounds 5] [--save FILE] [--quiet-cores] [--compiled FILE]
+usage: bench_peers.py CACHE [--model minilm] [--isa LEVEL] [--fqc BINARY] [--threads 2] [--rounds 5]
+                      [--seconds 1] [--shapes BxS...] [--only NAME...] [--save FILE]
+                      [--quiet-cores] [--compiled FILE] [--float FILE]
 Each peer lives in a process of its own. The tools take turns, round after round, so that a change
 of the machine's speed meets all of them alike; a turn is some seconds of inferences after a warm
 one. Prints a table a shape: the median of the turns' medians, the fastest and the slowest
@@ -11,11 +12,12 @@ inference in milliseconds, and the ratio of each median to fqc's (above 1: fqc i
 ONNX Runtime has no such switch and is left out then.
 --quiet-cores is for machines with more processors than threads, whose cores others share: turns
 are on the processors that are fastest just then, and again if those were slower for a while.
---compiled takes a .fqbin as it is, on machines where fqc cannot compile; --float takes a float
-model in place of the cache's.
+--compiled takes a .fqbin as it is, on machines where fqc cannot compile (call this script itself
+there: `cargo xtask peers` builds all of fqc); --float takes a float model in place of the cache's.
 --save appends one line of JSON with the commit, the machine and all figures.
 """
 import argparse
+import contextlib
 import datetime
 import json
 import multiprocessing
@@ -100,10 +102,12 @@ class QuietCores:
             pipe, theirs = context.Pipe()
             self.processes.append(context.Process(target=multiply, args=(theirs,), daemon=True))
             self.processes[-1].start()
+            theirs.close()
             self.pipes.append(pipe)
         del os.environ["OPENBLAS_NUM_THREADS"]
         self.processors = sorted(os.sched_getaffinity(0))
-        self.best = 0
+        # A first look at what can be reached.
+        self.best = max(self.together(self.fastest()) for _ in range(20))
         self.again = {}
 
     def alone(self, processor):
@@ -116,11 +120,14 @@ class QuietCores:
             pipe.send((processor, 60))
         return min(pipe.recv() for pipe in self.pipes)
 
+    def fastest(self):
+        rates = {processor: self.alone(processor) for processor in self.processors}
+        return sorted(rates, key=rates.get, reverse=True)[:len(self.pipes)]
+
     def turn(self, name, tool, shape, seconds):
         tries = []
         while len(tries) < self.TRIES:
-            rates = {processor: self.alone(processor) for processor in self.processors}
-            fastest = sorted(rates, key=rates.get, reverse=True)[:len(self.pipes)]
+            fastest = self.fastest()
             tool.place(fastest)
             before = self.together(fastest)
             times = tool.turn(shape, seconds)
@@ -145,7 +152,8 @@ class Peer:
     def place(self, processors):
         """All threads onto these processors."""
         for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
-            os.sched_setaffinity(int(task.name), processors)
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(task.name), processors)
 
     def turn(self, shape, seconds):
         self.pipe.send((shape, seconds))
@@ -159,7 +167,8 @@ class Peer:
 class Fqc:
     def __init__(self, binary, model, threads):
         # A file that another machine compiled has another key.
-        self.command = [binary, "bench", model, "--threads", str(threads), "--json", "--trust"]
+        self.command = [binary, "bench", model, "--threads", str(threads), "--json", "--trust",
+                        "--runs-alone"]
         self.milliseconds = {}  # of one run at each shape, once known
         self.processors = os.sched_getaffinity(0)
 
@@ -204,7 +213,9 @@ def measure(tools, shapes, rounds, seconds, quiet):
     turns = {shape: {name: [] for name in tools} for shape in shapes}
     for number in range(rounds):
         for shape in shapes:
-            for name, tool in tools.items():
+            # Nobody is always first, or behind the same neighbour.
+            order = list(tools.items())
+            for name, tool in reversed(order) if number % 2 else order:
                 turn = quiet.turn(name, tool, shape, seconds) if quiet else tool.turn(shape, seconds)
                 turns[shape][name].append(turn)
         print(f"round {number + 1} of {rounds}", flush=True)
@@ -259,7 +270,11 @@ def save(path, figures, args, about):
         "model": args.model,
         "isa": args.isa,
         "threads": args.threads,
+        "rounds": args.rounds,
+        "seconds": args.seconds,
         "quiet_cores": args.quiet_cores,
+        "compiled": args.compiled and args.compiled.name,
+        "float": args.float and args.float.name,
         "figures": figures,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -284,6 +299,8 @@ def main():
     parser.add_argument("--quiet-cores", action="store_true", help="run on the fastest processors")
     parser.add_argument("--save", type=pathlib.Path, help="a file of JSON lines to add to")
     args = parser.parse_args()
+    if args.quiet_cores and args.threads > len(os.sched_getaffinity(0)):
+        parser.error("--quiet-cores wants at least as many processors as threads")
     about = machine()
     names = list(peers.peers(args.cache, args.threads, args.model))
     if args.isa:

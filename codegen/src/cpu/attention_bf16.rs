@@ -52,8 +52,10 @@ pub(super) fn offset<'c>(b: &Builder<'_, 'c>, largest: Val<'c>) -> Val<'c> {
     b.fsub(b.fconst(largest.get_type(), MAGIC + BIAS), b.ceil(largest))
 }
 
-/// In the lower half of each word `2^(score - m)` rounded to bf16, of some vectors side by side, where m is what [`offset`] has
-/// rounded up; within 2^-13 before it is rounded, and 0 below 2^-127 and for what is no number.
+/// In the lower half of each word `2^(score - m)` rounded to bf16, of some vectors side by side, where m is
+/// what [`offset`] has rounded up. Before it is rounded it is within 2^-13, and what the score itself is
+/// rounded by beside that; products take it for 0 below 2^-126. What is no number gives 0. Largest
+/// scores have to be below 2^31: beyond, the sum with `BIAS` is lost.
 ///
 /// The bits of a positive bf16 count 2^-7 of `BIAS + floor(x) + (2^f - 1)` for `f = x - floor(x)`.
 /// That is `BIAS + x` and a polynomial of f, which is the same for `score` as m is whole, and adding
@@ -87,7 +89,8 @@ impl Attention {
     }
 
     /// Values of the mask in the units of the scores. Where powers of two are counted, what is finite
-    /// stays above -2^30: nothing of a score is left beside that, and differences stay numbers.
+    /// stays above -2^30, so that differences stay numbers. Beside that a score counts in steps of 64:
+    /// keys that are all hidden so have about the same weights.
     pub(super) fn in_units<'c>(&self, b: &Builder<'_, 'c>, mask: Val<'c>) -> Val<'c> {
         if !self.in_pairs(b) {
             return mask;

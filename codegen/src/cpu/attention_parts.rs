@@ -9,7 +9,7 @@ use super::spec::Size;
 use super::transpose::transpose_tile;
 
 /// Vectors of queries in a register tile of the scores, and of channels in one of the result.
-pub(super) const VECTORS: u32 = 2;
+const VECTORS: u32 = 2;
 
 /// Addresses and sizes of one block. Strides are in elements.
 pub(super) struct Block<'s, 'c> {
@@ -71,7 +71,7 @@ impl<'c> Block<'_, 'c> {
     }
 
     /// Transposes the queries into scratch, scaled.
-    pub fn pack(&self, b: &Builder<'_, 'c>) {
+    fn pack(&self, b: &Builder<'_, 'c>) {
         let from = |row: i64| b.index(self.q, b.f32(), b.mul(self.row(b, row), self.query_stride));
         let depth = b.i64c(self.spec.depth);
         let scale = self.spec.query_scale(b);
@@ -260,7 +260,7 @@ impl<'c> Block<'_, 'c> {
     }
 
     /// Scores of a key, -inf for the queries from `column` on that do not see it.
-    pub fn seen(&self, b: &Builder<'_, 'c>, score: Val<'c>, key: Val<'c>, column: i64) -> Val<'c> {
+    fn seen(&self, b: &Builder<'_, 'c>, score: Val<'c>, key: Val<'c>, column: i64) -> Val<'c> {
         let ty = score.get_type();
         let key = b.splat(b.trunc(key, b.int(32)), b.lanes(score));
         let seen = b.icmp(SLE, key, self.limits(b, column));
@@ -269,7 +269,7 @@ impl<'c> Block<'_, 'c> {
 
     /// Exponentials in place of the scores, and `1 / sum`; 0 for a query that sees no key because
     /// all lie behind it.
-    pub fn softmax(&self, b: &Builder<'_, 'c>, first: i64, mut largest: Vec<Val<'c>>) {
+    fn softmax(&self, b: &Builder<'_, 'c>, first: i64, mut largest: Vec<Val<'c>>) {
         let lanes = b.level().f32_lanes();
         let ty = b.f32v(lanes);
         let column = |v: usize| first + v as i64 * i64::from(lanes);

@@ -95,6 +95,7 @@ impl Case {
         buffers
     }
 
+    /// The result, the same however the items are cut into calls.
     fn run(&self, tiles: bool) -> Vec<f32> {
         let call = self.call();
         let value = |dim: &Dim| dim.as_const().expect("constant sizes");
@@ -103,11 +104,13 @@ impl Case {
         assert!(kernel.fits_tiles(), "{self:?}");
         let context = Context::create();
         let code = Code::new(&context, "test", Level::Avx512Bf16).expect("a target machine");
-        let at = scratch_bytes.next_multiple_of(64) as i64;
+        // Between scratch and the tiles lies what nobody may write.
+        let at = scratch_bytes.next_multiple_of(64) + 64;
+        let emulated = Emulated { at: at as i64 };
         let emit = |kernel: &Attention| {
             code.kernel("attention", |b| {
                 if tiles {
-                    kernel.emit_with(b, Some(&Emulated { at }));
+                    kernel.emit_with(b, Some(&emulated));
                 } else {
                     kernel.emit_with(b, None::<&Native>);
                 }
@@ -116,19 +119,35 @@ impl Case {
         };
         emit(&kernel).expect("a body");
         let blob = Mapped::new(&code.finish().expect("code")).expect("mapped code");
-        let mut buffers = self.buffers();
-        let bufs: Vec<*mut u8> = buffers.iter_mut().map(|x| x.as_mut_ptr().cast()).collect();
-        // Not a number, so that what is read before it is written shows.
-        let mut scratch = vec![[u32::MAX; 16]; at as usize / 64 + 130];
-        let first = scratch.as_mut_ptr().cast::<u8>();
-        let first = first.wrapping_add(first.align_offset(64));
         let work = value(&call.work);
-        for items in [0..work / 3, work / 3..work] {
-            // SAFETY: buffers and scratch have the sizes that the call asks for, with tiles behind.
-            let status = unsafe { blob.call("attention", &bufs, &[], items, first) };
-            assert_eq!(status, 0);
-        }
-        buffers.pop().expect("the result")
+        let mut scratch = vec![[u32::MAX; 16]; at / 64 + 130];
+        let run = |calls: i64| {
+            let mut buffers = self.buffers();
+            let bufs: Vec<*mut u8> = buffers.iter_mut().map(|x| x.as_mut_ptr().cast()).collect();
+            for call in (0..calls).rev() {
+                // Not a number, so that what is read before this call has written it shows.
+                scratch.fill([u32::MAX; 16]);
+                let first = scratch.as_mut_ptr().cast::<u8>();
+                let skipped = first.align_offset(64);
+                let items = work * call / calls..work * (call + 1) / calls;
+                // SAFETY: buffers and scratch have the sizes that the call asks for, with tiles behind.
+                let status = unsafe {
+                    blob.call("attention", &bufs, &[], items, first.wrapping_add(skipped))
+                };
+                assert_eq!(status, 0);
+                let bytes = scratch.as_flattened().iter().flat_map(|word| word.to_le_bytes());
+                let guard = bytes.skip(skipped + scratch_bytes).take(at - scratch_bytes);
+                assert!(
+                    guard.into_iter().all(|byte| byte == 0xff),
+                    "{self:?} writes behind scratch"
+                );
+            }
+            buffers.pop().expect("the result")
+        };
+        let [whole, three, single] = [1, 3.min(work), work].map(run);
+        let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert!(bits(&whole) == bits(&three) && bits(&whole) == bits(&single), "{self:?} in parts");
+        whole
     }
 }
 

@@ -590,12 +590,6 @@ impl<'m, 'c> Builder<'m, 'c> {
         self.ask(ptr, 3);
     }
 
-    /// The same for a line that will be written.
-    pub fn prefetch_write(&self, ptr: Val<'c>) {
-        let args = [ptr, self.i32c(1), self.i32c(3), self.i32c(1)];
-        self.call_void("llvm.prefetch", &[ptr.get_type()], &args);
-    }
-
     /// The same into the second level.
     pub fn prefetch_second(&self, ptr: Val<'c>) {
         self.ask(ptr, 2);

@@ -81,14 +81,14 @@ pub(super) struct Turn<'c> {
 
 /// Tiles of rows that pass by a panel.
 #[derive(Clone, Copy)]
-pub(super) struct Pass<'c> {
-    pub panel: Val<'c>,
+struct Pass<'c> {
+    panel: Val<'c>,
     /// The first of this call, and the one behind the last.
-    pub tiles: [Val<'c>; 2],
+    tiles: [Val<'c>; 2],
     /// The same of all that pass by it together, whoever calls.
-    pub group: [Val<'c>; 2],
-    pub left: Left<'c>,
-    pub weight: Weight<'c>,
+    group: [Val<'c>; 2],
+    left: Left<'c>,
+    weight: Weight<'c>,
 }
 
 /// Where the left operand's rows are: all from the first on, or a group of them in scratch.
@@ -227,7 +227,7 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
     }
 
     /// Walks the panels that the items of the call have tiles of, group by group of row blocks.
-    pub fn walk_panels(&self, tile_rows: i64, pass: impl Fn(&Pass<'c>, Columns)) {
+    fn walk_panels(&self, tile_rows: i64, pass: impl Fn(&Pass<'c>, Columns)) {
         let b = self.b;
         // Tile registers, which alone begin at zero, cannot take halves apart.
         let unpacks = self.desc.weight == Elem::I4 && self.from_zero;
@@ -294,7 +294,10 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
         let to = b.smax(b.udiv(end, panels), from);
         // Part of a block, groups of whole blocks, part of a block.
         let behind = b.add(self.up(b.sub(to, from), shared), one);
-        b.for_range(zero, b.add(behind, one), 1, |group| {
+        // A call without items has no groups: it may have no rows, either.
+        let any = b.icmp(IntPredicate::SLT, begin, end);
+        let groups = b.select(any, b.add(behind, one), zero);
+        b.for_range(zero, groups, 1, |group| {
             let is_before = b.icmp(IntPredicate::EQ, group, zero);
             let is_behind = b.icmp(IntPredicate::EQ, group, behind);
             let pick = |before, whole, after| {
@@ -316,13 +319,7 @@ impl<'k, 'm, 'c> Gemm<'k, 'm, 'c> {
     }
 
     /// The tiles of a pass, one after another.
-    pub fn pass(
-        &self,
-        pass: &Pass<'c>,
-        columns: Columns,
-        tile_rows: i64,
-        tile: &impl Fn(Tile<'c>),
-    ) {
+    fn pass(&self, pass: &Pass<'c>, columns: Columns, tile_rows: i64, tile: &impl Fn(Tile<'c>)) {
         let b = self.b;
         let Pass { panel, tiles: [from, to], group: [first, last], left, weight } = *pass;
         let count = b.sub(last, first);

@@ -198,23 +198,15 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         b.either(packing.fits, packed, rows);
     }
 
-    /// Asks for a part of the next panel: as much as this step has to, so that the tiles of rows that
-    /// pass by the panel here ask for all of it.
-    fn prefetch_panel(&self, at: Tile<'c>, k: Val<'c>) {
-        let b = self.gemm.b;
-        // A step takes a line of each row of the two tiles of a panel.
-        let lines = self.gemm.up(b.i64c(2 * HEIGHT), at.turn.count);
-        let steps = b.i64c((self.gemm.left_depth() / K_ALIGN) as i64);
-        let step = b.add(b.mul(at.turn.index, steps), b.udiv(k, b.i64c(K_ALIGN as i64)));
-        let (next, gap) = self.gemm.next_panel();
-        let next = b.offset(at.weight.first, b.i64c(next));
-        let from = b.mul(step, b.mul(lines, b.i64c(64)));
-        b.for_range(b.i64c(0), lines, 1, |line| {
-            let line = b.add(from, b.mul(line, b.i64c(64)));
-            let second = b.icmp(IntPredicate::SGE, line, b.i64c(self.gemm.group_bytes()));
-            let skipped = b.select(second, b.i64c(gap), b.i64c(0));
-            b.prefetch_second(b.offset(next, b.add(line, skipped)));
-        });
+    /// Asks for this step's part of the next panel, unless panels are unpacked.
+    fn ask_for_next(&self, at: Tile<'c>, k: Val<'c>) {
+        if self.gemm.desc.weight == Elem::I4 {
+            return;
+        }
+        let (b, each) = (self.gemm.b, K_ALIGN as i64);
+        let steps = self.gemm.left_depth() as i64 / each;
+        let step = b.udiv(k, b.i64c(each));
+        self.gemm.ask_for_next(at, at.turn.count, step, steps, |line| b.prefetch_second(line));
     }
 
     /// Asks for the part of the weight that comes some steps later, at the end of a panel for the
@@ -261,9 +253,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         right(0, start);
         right(1, start);
         b.for_range(start, b.i64c(depth), step, |k| {
-            if self.gemm.desc.weight != Elem::I4 {
-                self.prefetch_panel(at, k);
-            }
+            self.ask_for_next(at, k);
             let next = b.smin(b.add(k, b.i64c(step)), b.i64c(depth - step));
             let finished = b.mul(b.udiv(k, b.i64c(step)), b.i64c(share));
             // The rows that follow so many of the four products.
@@ -301,8 +291,8 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
         b.for_range(b.i64c(0), depth, K_ALIGN as i64, |k| {
             if count == 1 {
                 self.prefetch_weight(at, k);
-            } else if self.gemm.desc.weight != Elem::I4 {
-                self.prefetch_panel(at, k);
+            } else {
+                self.ask_for_next(at, k);
             }
             for (row, &from) in (0..).zip(&rows) {
                 self.load_left(from, row, k);

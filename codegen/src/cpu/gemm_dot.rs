@@ -152,7 +152,8 @@ impl<'c> Gemm<'_, '_, 'c> {
             if asks && dots == UNROLL {
                 // The last tile of rows may be none that asks.
                 let tiles = b.smax(b.sub(at.turn.count, b.i64c(1)), b.i64c(1));
-                self.ask_for_next(at, tiles, b.udiv(k, b.i64c(step)), whole / step);
+                let now = b.udiv(k, b.i64c(step));
+                self.ask_for_next(at, tiles, now, whole / step, |line| b.prefetch(line));
             }
             for u in 0..dots {
                 let lines: Vec<_> =

@@ -78,8 +78,15 @@ impl<'c> Gemm<'_, '_, 'c> {
     }
 
     /// Asks, in step `step` of the `steps` of a tile, for so much of the next panel that `tiles` tiles of
-    /// rows which pass by this one ask for all of it.
-    pub fn ask_for_next(&self, at: Tile<'c>, tiles: Val<'c>, step: Val<'c>, steps: i64) {
+    /// rows which pass by this one ask for all of it; `ask` says into which cache.
+    pub fn ask_for_next(
+        &self,
+        at: Tile<'c>,
+        tiles: Val<'c>,
+        step: Val<'c>,
+        steps: i64,
+        ask: impl Fn(Val<'c>),
+    ) {
         let b = self.b;
         let (next, gap) = self.next_panel();
         let next = b.offset(at.weight.first, b.i64c(next));
@@ -90,7 +97,7 @@ impl<'c> Gemm<'_, '_, 'c> {
             let line = b.mul(line, b.i64c(LINE));
             let second = b.icmp(IntPredicate::SGE, line, b.i64c(self.group_bytes()));
             let skipped = b.select(second, b.i64c(gap), b.i64c(0));
-            b.prefetch(b.offset(next, b.add(line, skipped)));
+            ask(b.offset(next, b.add(line, skipped)));
         });
     }
 

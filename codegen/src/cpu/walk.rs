@@ -110,17 +110,17 @@ impl<'c> Walk<'c> {
         count: i64,
         body: impl Fn(&[Vec<Val<'c>>]),
     ) {
-        let together = if self.shape.len() < 2 { count } else { 1 };
-        let whole = b.add(begin, b.and(b.sub(end, begin), b.i64c(-together)));
-        if together > 1 {
-            b.for_range(begin, whole, together, |row| {
-                let row = |i| b.add(row, b.i64c(i));
-                let rows: Vec<_> = (0..together).map(|i| self.offsets(b, &[row(i)])).collect();
-                body(&rows);
-            });
+        let each = |first| self.rows(b, first, end, |_, offsets| body(&[offsets.to_vec()]));
+        if self.shape.len() > 1 {
+            return each(begin);
         }
-        let first = if together > 1 { whole } else { begin };
-        self.rows(b, first, end, |_, offsets| body(&[offsets.to_vec()]));
+        let whole = b.add(begin, b.and(b.sub(end, begin), b.i64c(-count)));
+        b.for_range(begin, whole, count, |row| {
+            let row = |i| b.add(row, b.i64c(i));
+            let rows: Vec<_> = (0..count).map(|i| self.offsets(b, &[row(i)])).collect();
+            body(&rows);
+        });
+        each(whole);
     }
 }
 

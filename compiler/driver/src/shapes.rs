@@ -18,6 +18,8 @@ pub fn inputs(shapes: &[String], wanted: &[Wanted]) -> Result<Batch, Failure> {
         }
         given.push((name, dims.ok_or_else(bad)?));
     }
+    let (_, first) =
+        given.first().ok_or_else(|| Failure::usage("give the shape of an input with `--shape`"))?;
     let mut state = 1u64;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -26,7 +28,7 @@ pub fn inputs(shapes: &[String], wanted: &[Wanted]) -> Result<Batch, Failure> {
     let mut batch = Vec::new();
     for want in wanted {
         let own = given.iter().find(|(n, _)| *n == want.name);
-        let dims = &own.unwrap_or(&given[0]).1;
+        let dims = own.map_or(first, |(_, dims)| dims);
         let count: usize = dims.iter().product();
         let integer = |i: u64| match want.name.as_str() {
             n if n.contains("mask") => 1,

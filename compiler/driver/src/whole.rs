@@ -300,3 +300,57 @@ fn turns(
     });
     Ok((own, other))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fqbin::{CodeImage, ExprId, Kernel, KernelId, Step};
+
+    fn kernel(name: &str, rows: i64) -> Kernel {
+        Kernel { name: name.to_owned(), attrs: vec![("max_rows".to_owned(), rows)] }
+    }
+
+    /// Steps that all have the first kernel.
+    fn image(kernels: Vec<Kernel>, steps: usize) -> TargetImage {
+        let none = ExprId(0);
+        let step = |i: usize| Step {
+            name: format!("step {i}"),
+            family: "gemm".to_owned(),
+            kernel: KernelId(0),
+            args: Vec::new(),
+            dims: Vec::new(),
+            work: none,
+            grain: none,
+            scratch_bytes: none,
+            ops: none,
+            bytes: none,
+        };
+        let entries = (0..kernels.len() as u32).collect();
+        let bytes = vec![0; kernels.len()];
+        let code = vec![CodeImage { level: String::new(), entries, bytes }];
+        let steps = (0..steps).map(step).collect();
+        let program = Program { kernels, steps, ..Program::default() };
+        TargetImage { program, code, ..TargetImage::default() }
+    }
+
+    fn instance(name: &str) -> Instance {
+        Instance::of_trial(&image(vec![kernel(name, 64)], 0)).expect("a gemm")
+    }
+
+    #[test]
+    fn steps_get_what_their_groups_have_for_each_number_of_rows() {
+        let image = image(vec![kernel("own.0", i64::from(i32::MAX))], 3);
+        let (few, many) = (instance("few.0"), instance("many.0"));
+        let group = |rows, steps: &[usize], instance| {
+            let tile = Tile { tokens: 16, split: 1 };
+            Group { rows, gemms: vec![Gemm { layer: 0, steps: steps.to_vec(), tile, instance }] }
+        };
+        let groups = [group(0, &[0, 1], &few), group(1, &[1], &many)];
+        let numbers = [BUCKETS[0], BUCKETS[2]];
+        let out = with(&image, &groups.each_ref(), &numbers).program;
+        assert_eq!(exchange::steps(&out, BUCKETS[0], &few), [0, 1]);
+        assert_eq!(exchange::steps(&out, BUCKETS[1], &few), [0; 0]);
+        assert_eq!(exchange::steps(&out, BUCKETS[2], &many), [1]);
+        assert_eq!(out.steps[2].kernel, KernelId(0), "a step of no group keeps its own");
+    }
+}

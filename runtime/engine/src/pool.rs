@@ -60,7 +60,8 @@ impl Job<'_> {
         for other in 0..owners {
             let owner = (thread + other) % owners;
             let (next, last) = (&next[owner].0, self.share(owner + 1, owners));
-            while failed.load(Ordering::Relaxed) == 0 {
+            // Looking first leaves the lines of those who are done as they are.
+            while failed.load(Ordering::Relaxed) == 0 && next.load(Ordering::Relaxed) < last {
                 let begin = next.fetch_add(self.chunk, Ordering::Relaxed);
                 if begin >= last {
                     break;
@@ -291,6 +292,20 @@ mod tests {
             assert!(firsts.is_sorted_by(|x, y| x < y), "{firsts:?}");
             assert!(firsts[..owners].iter().all(|first| first % chunk == 0), "{firsts:?}");
         }
+    }
+
+    #[test]
+    fn a_thread_begins_with_its_own_share() {
+        let seen = std::sync::Mutex::new(Vec::new());
+        let call = |_: usize, begin: i64, end: i64| {
+            seen.lock().unwrap().push((begin, end));
+            0
+        };
+        let job = Job { call: &call, work: 11, chunk: 2 };
+        let next: Vec<_> = (0..3).map(|i| Line(AtomicI64::new(job.share(i, 3)))).collect();
+        job.take_part(1, &next, &AtomicI32::new(0));
+        let seen = seen.into_inner().unwrap();
+        assert_eq!(seen, [(4, 6), (6, 8), (8, 10), (10, 11), (0, 2), (2, 4)]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! and threads meet once a run instead of once a step. What is left over all threads share.
 //!
 //! A slice reads all weights again. It must have enough items that what it keeps out of memory exceeds
-//! them, few enough that its arena is not much larger than the cache. Measured in `tests/bench/README.md`.
+//! them, few enough that its arena is not much larger than the cache. Measured in `tests/bench/findings.md`.
 
 use fqbin::{ExprId, Program};
 

@@ -30,6 +30,9 @@ pub struct Args {
     /// A line for each step instead of one for each kernel family
     #[arg(long)]
     pub steps: bool,
+    /// Neither kernels nor what the machine can do: the runs alone
+    #[arg(long, conflicts_with = "steps")]
+    pub runs_alone: bool,
     /// Items of a slice of the batch on a CPU, 0 for no slices; by default as the caches want it
     #[arg(long, value_name = "ITEMS")]
     pub slice: Option<usize>,
@@ -104,7 +107,11 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         }
     }
     times.sort_by(f64::total_cmp);
-    let machine = model.level().map(|level| host::rates(level, threads)).transpose()?.flatten();
+    let (mut machine, mut kernels) = (None, Vec::new());
+    if !args.runs_alone {
+        machine = model.level().map(|level| host::rates(level, threads)).transpose()?.flatten();
+        kernels = self::kernels(&mut session, &batch, args.steps, machine.as_ref())?;
+    }
     let result = Timing {
         model: args.model.display().to_string(),
         level: model.target().to_owned(),
@@ -116,7 +123,7 @@ pub fn main(args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
         max_ms: times[times.len() - 1],
         load_ms,
         first_run_ms,
-        kernels: kernels(&mut session, &batch, args.steps, machine.as_ref())?,
+        kernels,
         machine,
     };
     if args.json { print_json(&result) } else { print(&text(&result)) }

@@ -56,14 +56,20 @@ impl Gpu {
         self.load(image, Arc::new(weights))
     }
 
-    /// The same from an image with the weights of a model on this GPU, which are not copied again.
+    /// The same from an image with the weights of a model that this value made: they are not copied
+    /// again. That they are the same is the caller's word; their number is checked.
     pub fn model_beside(&self, image: TargetImage, other: &Model) -> Result<Arc<Model>> {
         let weights = match other.code() {
             crate::model::Loaded::Cuda { on, .. } => Arc::clone(&on.weights),
             crate::model::Loaded::Cpu { .. } => return self.model(image),
         };
-        if !Arc::ptr_eq(weights.context(), &self.0) || weights.len() != image.weights.len() {
-            return Err(Error::Program("the image has other weights than the model".to_owned()));
+        if !Arc::ptr_eq(weights.context(), &self.0) {
+            return Err(Error::Program("the model is not of this GPU".to_owned()));
+        }
+        let (have, want) = (weights.len(), image.weights.len());
+        if have != want {
+            let what = format!("the model has {have} bytes of weights, the image {want}");
+            return Err(Error::Program(what));
         }
         self.load(image, weights)
     }
