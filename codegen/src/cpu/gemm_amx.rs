@@ -23,7 +23,7 @@ use inkwell::IntPredicate;
 
 use super::build::Val;
 use super::gemm::{Columns, Gemm, Tile, Turn};
-use super::gemm_epilogue::{Epilogue, Kind};
+use super::gemm_epilogue::Epilogue;
 use super::gemm_packed::Packing;
 use super::tiles::{HEIGHT, TileOps};
 
@@ -44,8 +44,6 @@ struct Kept<'g, 'k, 'm, 'c> {
     epilogue: Epilogue<'g, 'k, 'm, 'c>,
     /// Whether all codes are first digits; `None` if the result is no codes.
     plain: Option<Val<'c>>,
-    /// Whether a coarser GELU does; `None` if they are of none.
-    coarse: Option<Val<'c>>,
     packing: Option<Packing<'c>>,
 }
 
@@ -153,8 +151,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
     /// What follows the tile that was noted.
     fn kept(&self) -> Kept<'_, 'k, 'm, 'c> {
         let epilogue = Epilogue::new(&self.gemm, self.kept_tile());
-        let (plain, coarse) = (epilogue.first_digits(), epilogue.coarse());
-        Kept { plain, coarse, packing: epilogue.packing(), epilogue }
+        Kept { plain: epilogue.first_digits(), packing: epilogue.packing(), epilogue }
     }
 
     fn kept_tile(&self) -> Tile<'c> {
@@ -181,15 +178,8 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
     /// Finishes an even number of rows of a whole tile in scratch.
     fn finish(&self, kept: &Kept<'_, 'k, 'm, 'c>, from: Val<'c>, to: Val<'c>) {
         let b = self.gemm.b;
-        let Kept { epilogue, plain, coarse, packing } = kept;
-        let rows = |coarse| {
-            let kind = Kind { plain: false, coarse };
-            b.for_range(from, to, 1, |row| epilogue.row(row, row, kind));
-        };
-        let rows = || match coarse {
-            Some(coarse) => b.either(*coarse, || rows(true), || rows(false)),
-            None => rows(false),
-        };
+        let Kept { epilogue, plain, packing } = kept;
+        let rows = || b.for_range(from, to, 1, |row| epilogue.row(row, row, false));
         let (Some(plain), Some(packing)) = (plain, packing) else {
             return rows();
         };

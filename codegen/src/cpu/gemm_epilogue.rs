@@ -1,19 +1,16 @@
 //! What follows a gemm's accumulators: scale, expression, and the store as floats, as codes or,
 //! for tests, as they are.
 
-use fqc_ir::expr::{Expr, UnaryOp};
 use fqc_ir::plan::GemmOutput;
 use fqc_ir::quant::q_max;
 use fqc_kernels::gemm::PANEL;
 use fqc_kernels::pack::GROUP;
 use fqc_kernels::{GemmDesc, Operand, Stride};
 
-use inkwell::FloatPredicate::OLE;
 use inkwell::IntPredicate;
 
 use super::build::{Builder, Ty, Val};
 use super::expr;
-use super::gelu_coarse::{self, INVERSE_MAX};
 use super::gemm::{Gemm, Tile};
 use super::gemm_pairs::PairTables;
 use super::quantize;
@@ -54,23 +51,6 @@ pub(super) struct Lane<'c> {
     mask: Option<Val<'c>>,
 }
 
-/// What is known of codes when code for them is made.
-#[derive(Clone, Copy)]
-pub(super) struct Kind {
-    /// All are first digits.
-    pub plain: bool,
-    /// A coarser GELU does.
-    pub coarse: bool,
-}
-
-/// The argument of an expression that may be computed more coarsely.
-fn coarse_argument(expr: &Expr) -> Option<&Expr> {
-    match expr {
-        Expr::Unary(UnaryOp::Gelu, x) => Some(x),
-        _ => None,
-    }
-}
-
 /// What follows the accumulators of one tile: addresses and tables.
 pub(super) struct Epilogue<'g, 'k, 'm, 'c> {
     pub gemm: &'g Gemm<'k, 'm, 'c>,
@@ -98,38 +78,19 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
         self.tables.first_digits(self.gemm)
     }
 
-    /// Whether the steps of codes are so large that a coarser GELU does; `None` if the result is no
-    /// codes of one. All levels decide so for a panel.
-    pub fn coarse(&self) -> Option<Val<'c>> {
-        let b = self.gemm.b;
-        if self.pairs.is_some() || coarse_argument(&self.gemm.desc.epilogue).is_none() {
-            return None;
-        }
-        let most = |&x: &Val<'c>| b.fcmp(OLE, x, b.fconst(x.get_type(), INVERSE_MAX));
-        let coarse = self.tables.inverse.iter().map(most).reduce(|x, y| b.and(x, y))?;
-        let bits = b.int(b.lanes(coarse));
-        Some(b.icmp(IntPredicate::EQ, b.bitcast(coarse, bits), b.iconst(bits, -1)))
-    }
-
     /// Finishes rows from one on up to another; row `i` of the tile lies in scratch in row `place(i)`.
     fn each_row(&self, [from, to]: [Val<'c>; 2], place: impl Fn(Val<'c>) -> Val<'c>) {
         let b = self.gemm.b;
-        let rows = |plain: bool, coarse: bool| {
-            let kind = Kind { plain, coarse };
-            b.for_range(from, to, 1, |row| self.row(row, place(row), kind));
-        };
-        let any_digits = |coarse| match self.first_digits() {
-            Some(plain) => b.either(plain, || rows(true, coarse), || rows(false, coarse)),
-            None => rows(false, coarse),
-        };
-        match self.coarse() {
-            Some(coarse) => b.either(coarse, || any_digits(true), || rows(false, false)),
-            None => any_digits(false),
+        let rows = |plain| b.for_range(from, to, 1, |row| self.row(row, place(row), plain));
+        match self.first_digits() {
+            Some(plain) => b.either(plain, || rows(true), || rows(false)),
+            None => rows(false),
         }
     }
 
-    /// Finishes row `row` of the tile, whose accumulators lie in scratch in row `place`.
-    pub fn row(&self, row: Val<'c>, place: Val<'c>, kind: Kind) {
+    /// Finishes row `row` of the tile, whose accumulators lie in scratch in row `place`; `plain`
+    /// where codes are first digits.
+    pub fn row(&self, row: Val<'c>, place: Val<'c>, plain: bool) {
         let Epilogue { gemm, tables, .. } = self;
         let (b, desc) = (gemm.b, gemm.desc);
         let lanes = b.level().f32_lanes();
@@ -148,10 +109,10 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
                 gemm.store(self.sums(place, v), to, *lane, 4);
                 continue;
             }
-            let y = self.value(row, place, v, kind.coarse);
+            let y = self.value(row, place, v);
             match desc.output {
                 GemmOutput::Codes { signed, bits } => {
-                    let byte = match kind.plain {
+                    let byte = match plain {
                         true => tables.plain_code(gemm, y, v, (bits, signed)),
                         false => tables.code(gemm, y, v, (bits, signed), lanes),
                     };
@@ -171,8 +132,8 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
         self.tables.start.get(v).map_or(sums, |&start| b.add(sums, start))
     }
 
-    /// A vector of results before they become codes; `coarse` where [`Self::coarse`] is.
-    pub fn value(&self, row: Val<'c>, place: Val<'c>, v: usize, coarse: bool) -> Val<'c> {
+    /// A vector of results before they become codes.
+    pub fn value(&self, row: Val<'c>, place: Val<'c>, v: usize) -> Val<'c> {
         let Epilogue { gemm, tables, .. } = self;
         let (b, lanes, lane) = (gemm.b, gemm.b.level().f32_lanes(), self.vectors[v]);
         let mut args = vec![tables.scaled(gemm, self.sums(place, v), v)];
@@ -186,11 +147,7 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
                 }
             });
         }
-        let expr = &gemm.desc.epilogue;
-        match coarse_argument(expr).filter(|_| coarse) {
-            Some(x) => gelu_coarse::gelu(b, expr::emit_f32(b, x, &args, lanes)),
-            None => expr::emit_f32(b, expr, &args, lanes),
-        }
+        expr::emit_f32(b, &gemm.desc.epilogue, &args, lanes)
     }
 
     /// Where column `first` of the panel lies in row `row` of the result.

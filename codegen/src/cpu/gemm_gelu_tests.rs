@@ -1,7 +1,6 @@
 //! Codes of a GELU: the same at all levels, and those of the exact one but near ties.
 
 use super::*;
-use crate::cpu::gelu_coarse::INVERSE_MAX;
 
 /// `x * (1 + erf(x / sqrt(2))) / 2`, by a series without cancellation.
 fn gelu(x: f64) -> f64 {
@@ -27,23 +26,13 @@ fn codes_of_a_gelu_are_exact_but_near_ties() {
             let input = GemmInput::Codes { signed: true };
             let mut case = Case::new(seed as u64, rows, k, n, input, output).biased();
             case.desc.epilogue = Expr::unary(UnaryOp::Gelu, case.desc.epilogue);
-            // Arguments of some units, most of them small; panels with a step that is too fine for
-            // the coarser pieces, panels whose steps are all large enough.
+            // Arguments of some units, most of them small.
             case.scale.iter_mut().for_each(|scale| *scale *= 0.05);
-            let panel = |i: usize| i / PANEL;
-            for (i, inverse) in case.inverse.iter_mut().enumerate() {
-                *inverse *= if panel(i) % 2 == 1 && i % PANEL < 17 { 30.0 } else { 1.0 };
-            }
             let products = case.products();
             assert!(products.iter().any(|x| x.abs() > 1.0), "arguments are not all near zero");
-            let largest = |p: usize| {
-                let inverse = case.inverse.chunks(PANEL).nth(p).expect("a panel");
-                f64::from(inverse.iter().copied().fold(0.0, f32::max))
-            };
             let accepts = |i: usize, code: u8| {
                 let x = f64::from(products[i] + case.bias[i % n]);
-                let coarse = largest(panel(i % n)) <= INVERSE_MAX;
-                let bound = if coarse { 2f64.powi(-15) } else { 2f64.powi(-21) * x.abs().max(1.0) };
+                let bound = 2f64.powi(-21) * x.abs().max(1.0);
                 [-bound, bound].into_iter().any(|error| {
                     let wide = wide_code((gelu(x) + error) as f32, case.inverse[i % n], signed);
                     case.code(i % n, wide, signed, bits) == code

@@ -33,8 +33,6 @@ pub(super) struct Packing<'c> {
     signed: bool,
     /// Whether floats may be out of range.
     cuts: bool,
-    /// Whether a coarser GELU is computed.
-    coarse: bool,
     /// What lower digits take, of each column of a row in the order of packed integers.
     below: Val<'c>,
     /// Whether the tables allow this form.
@@ -65,10 +63,7 @@ impl<'c> Epilogue<'_, '_, '_, 'c> {
         let within = |(x, most): (Val<'c>, f64)| b.fcmp(OLE, x, b.fconst(x.get_type(), most));
         let fits = checks.into_iter().map(within).reduce(|x, y| b.and(x, y))?;
         let fits = b.icmp(EQ, b.bitcast(fits, b.int(16)), b.iconst(b.int(16), -1));
-        let coarse = self.coarse();
-        let fits = coarse.map_or(fits, |coarse| b.and(fits, coarse));
-        let (coarse, below) = (coarse.is_some(), words(b, &below));
-        Some(Packing { bits, signed, cuts, coarse, below, fits })
+        Some(Packing { bits, signed, cuts, below: words(b, &below), fits })
     }
 
     /// The largest magnitude of an expression in a vector of columns, but for rounding; `None` where
@@ -104,8 +99,7 @@ impl<'c> Epilogue<'_, '_, '_, 'c> {
         let rows = [row, b.add(row, b.i64c(1))];
         let digits = rows.map(|row| {
             let codes = [0, 1].map(|v| {
-                let y = self.value(row, row, v, packing.coarse);
-                let x = b.fmul(y, self.tables.inverse[v]);
+                let x = b.fmul(self.value(row, row, v), self.tables.inverse[v]);
                 if packing.cuts { cut_nearest(b, x) } else { nearest(b, x) }
             });
             let codes = words(b, &codes);

@@ -14,7 +14,6 @@ pub mod exec;
 pub mod expr;
 mod flow;
 mod gather;
-mod gelu_coarse;
 pub mod gemm;
 mod gemm_amx;
 mod gemm_bf16;
