@@ -9,6 +9,7 @@ use inkwell::FloatPredicate::OEQ;
 use super::attention::{Attention, QUERIES, stored};
 use super::attention_parts::Block;
 use super::build::{Builder, Ty, Val};
+use super::math::{self, EXP2, Multiple};
 use super::spec::Size;
 
 /// Words of a register.
@@ -65,14 +66,12 @@ pub(super) fn exponential<'c, const N: usize>(
     scores: [Val<'c>; N],
     offset: impl Fn(usize) -> Val<'c>,
 ) -> [Val<'c>; N] {
-    /// `2^f - 1 - f` for f in [0, 1), over f.
-    const POLYNOMIAL: [f64; 3] = [7.706_724e-2, 2.276_449_8e-1, 6.951_166_3e-1 - 1.0];
     let ty = scores[0].get_type();
     let c = |x: f64| b.fconst(ty, x);
-    // score - floor(score), and 0 for -inf.
-    let args = |x| [x, b.i32c(1), b.zero(ty), b.iconst(b.int(16), -1), b.i32c(4)];
-    let f = scores.map(|x| b.call("llvm.x86.avx512.mask.reduce.ps.512", &[], &args(x)));
-    let [third, second, first] = POLYNOMIAL.map(c);
+    let f = scores.map(|x| math::remainder(b, x, 0, Multiple::Below));
+    // `2^f - 1 - f`, over f.
+    let [third, second, first, _] = EXP2;
+    let [third, second, first] = [third, second, first - 1.0].map(c);
     let p = f.map(|f| b.fma(third, f, second));
     let each = std::array::from_fn::<usize, N, _>(|i| i);
     let p = each.map(|i| b.fma(p[i], f[i], first));

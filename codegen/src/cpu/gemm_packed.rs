@@ -13,6 +13,7 @@ use inkwell::IntPredicate::EQ;
 use super::build::{Builder, Val};
 use super::gemm_epilogue::Epilogue;
 use super::math;
+use super::quantize;
 
 /// Largest magnitude of an accumulator.
 const ACCUMULATOR_MAX: f64 = 2_147_483_648.0;
@@ -63,7 +64,7 @@ impl<'c> Epilogue<'_, '_, '_, 'c> {
         let within = |(x, most): (Val<'c>, f64)| b.fcmp(OLE, x, b.fconst(x.get_type(), most));
         let fits = checks.into_iter().map(within).reduce(|x, y| b.and(x, y))?;
         let fits = b.icmp(EQ, b.bitcast(fits, b.int(16)), b.iconst(b.int(16), -1));
-        Some(Packing { bits, signed, cuts, below: words(b, &below), fits })
+        Some(Packing { bits, signed, cuts, below: quantize::packed_words(b, &below), fits })
     }
 
     /// The largest magnitude of an expression in a vector of columns, but for rounding; `None` where
@@ -102,7 +103,7 @@ impl<'c> Epilogue<'_, '_, '_, 'c> {
                 let x = b.fmul(self.value(row, row, v), self.tables.inverse[v]);
                 if packing.cuts { cut_nearest(b, x) } else { nearest(b, x) }
             });
-            let codes = words(b, &codes);
+            let codes = quantize::packed_words(b, &codes);
             let ty = codes.get_type();
             let digits = match (plain, signed) {
                 (true, _) => codes,
@@ -120,20 +121,16 @@ impl<'c> Epilogue<'_, '_, '_, 'c> {
                 (_, false) => b.smin(digits, top),
             }
         });
-        let bytes = if signed {
-            let codes = b.call("llvm.x86.avx512.packsswb.512", &[], &digits);
-            let ty = codes.get_type();
-            let codes = if bits == 8 { b.smax(codes, b.iconst(ty, -127)) } else { codes };
-            b.xor(codes, b.iconst(ty, 128))
-        } else {
-            b.call("llvm.x86.avx512.packuswb.512", &[], &digits)
+        let bytes = quantize::packed_bytes(b, &digits, signed);
+        let ty = bytes.get_type();
+        let bytes = match (signed, bits) {
+            (false, _) => bytes,
+            (true, 8) => b.xor(b.smax(bytes, b.iconst(ty, -127)), b.iconst(ty, 128)),
+            (true, _) => b.xor(bytes, b.iconst(ty, 128)),
         };
-        // Packing works within quarters of a register: each has four codes of the four vectors.
         let fours = b.bitcast(bytes, b.i32v(16));
-        for (i, row) in rows.into_iter().enumerate() {
-            let order: Vec<u32> =
-                [0, 1].iter().flat_map(|v| (0..4).map(move |q| 4 * q + v)).collect();
-            let order: Vec<u32> = order.into_iter().map(|at| at + 2 * i as u32).collect();
+        for (first, row) in [0, 2].into_iter().zip(rows) {
+            let order = quantize::fours_of(first..first + 2);
             b.store(b.shuffle(fours, fours, &order), self.out_of(row, 0), 1);
         }
     }
@@ -141,22 +138,11 @@ impl<'c> Epilogue<'_, '_, '_, 'c> {
 
 /// The nearest integers, halves to even, of floats that have such of 32 bits.
 fn nearest<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
-    convert(b, x, b.iconst(b.int(16), -1))
+    quantize::integers(b, x, b.iconst(b.int(16), -1))
 }
 
 /// The same of any floats, cut to sixteen bits; NaN becomes zero.
 fn cut_nearest<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
     let number = b.bitcast(b.fcmp(ORD, x, x), b.int(16));
-    convert(b, math::nearer_zero(b, x, CUT), number)
-}
-
-fn convert<'c>(b: &Builder<'_, 'c>, x: Val<'c>, mask: Val<'c>) -> Val<'c> {
-    let half_to_even = b.i32c(8);
-    let args = [x, b.zero(b.i32v(16)), mask, half_to_even];
-    b.call("llvm.x86.avx512.mask.cvtps2dq.512", &[], &args)
-}
-
-/// Two vectors of integers as one of sixteen bits each, in the order that packing gives them.
-fn words<'c>(b: &Builder<'_, 'c>, pair: &[Val<'c>]) -> Val<'c> {
-    b.call("llvm.x86.avx512.packssdw.512", &[], pair)
+    quantize::integers(b, math::nearer_zero(b, x, CUT), number)
 }

@@ -312,6 +312,29 @@ pub fn gelu<'c>(b: &Builder<'_, 'c>, x: Val<'c>) -> Val<'c> {
     positive_less(b, x, &PIECES, 1, FAR)
 }
 
+/// Which multiple [`remainder`] takes away.
+#[derive(Clone, Copy)]
+pub(super) enum Multiple {
+    Nearest = 0,
+    Below = 1,
+}
+
+/// Sixteen floats less their multiples of `2^-digits`, exactly, in one instruction of AVX-512; 0 for
+/// an infinity.
+pub(super) fn remainder<'c>(
+    b: &Builder<'_, 'c>,
+    x: Val<'c>,
+    digits: i32,
+    multiple: Multiple,
+) -> Val<'c> {
+    let how = b.i32c(digits << 4 | multiple as i32);
+    let args = [x, how, b.zero(x.get_type()), b.iconst(b.int(16), -1), b.i32c(4)];
+    b.call("llvm.x86.avx512.mask.reduce.ps.512", &[], &args)
+}
+
+/// A polynomial of f that is `2^f` for f in [0, 1), within 2^-13, and 1 at 0.
+pub(super) const EXP2: [f64; 4] = [7.706_724e-2, 2.276_449_8e-1, 6.951_166_3e-1, 1.0];
+
 /// `max(x, 0) - t(|x|)` for a `t` that is nothing from `far` on: a polynomial of the distance to the
 /// nearest multiple of `2^-fraction`, the highest coefficient first, whose coefficients are the entries
 /// at that multiple's number.
@@ -330,10 +353,7 @@ pub(super) fn positive_less<'c>(
     let a = if wide { least_magnitude(b, x, far) } else { b.fmin(c(far), b.fabs(x)) };
     let shifted = b.fadd(a, c(magic));
     let near = if wide {
-        // The same difference in one instruction.
-        let (all, digits) = (b.iconst(b.int(16), -1), b.i32c(fraction << 4));
-        let args = [a, digits, b.zero(ty), all, b.i32c(4)];
-        b.call("llvm.x86.avx512.mask.reduce.ps.512", &[], &args)
+        remainder(b, a, fraction, Multiple::Nearest)
     } else {
         b.fsub(a, b.fsub(shifted, c(magic)))
     };

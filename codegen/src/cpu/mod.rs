@@ -2,11 +2,11 @@
 
 mod attention;
 mod attention_bf16;
+mod attention_f32;
 mod attention_parts;
 mod attention_tile_products;
 mod attention_tile_softmax;
 mod attention_tiles;
-mod attention_weight;
 pub mod build;
 mod call;
 pub mod ceiling;

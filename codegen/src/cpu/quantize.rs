@@ -2,6 +2,8 @@
 //! further digits of the large ones gathered from the row in units of a step, padding. The arithmetic
 //! is that of `fqc_ir::quant`, bit for bit.
 
+use std::ops::Range;
+
 use fqc_ir::Expr;
 use fqc_ir::dim::Dim;
 use fqc_ir::plan::{RowQuantize, Step, View};
@@ -145,25 +147,33 @@ pub(super) fn nearest<'c>(b: &Builder<'_, 'c>, x: Val<'c>, top: f64, signed: boo
 
 /// The same as integers of 32 bits, of sixteen floats with AVX-512; NaN becomes zero.
 pub(super) fn nearest_16<'c>(b: &Builder<'_, 'c>, x: Val<'c>, top: f64, signed: bool) -> Val<'c> {
-    let (ty, half_to_even) = (x.get_type(), b.i32c(8));
     let near = if signed { math::nearer_zero(b, x, top) } else { clamp(b, x, 0.0, top) };
-    let number = b.bitcast(b.fcmp(ORD, x, x), b.int(16));
-    let int = b.with_elem(ty, b.int(32));
-    b.call("llvm.x86.avx512.mask.cvtps2dq.512", &[], &[near, b.zero(int), number, half_to_even])
+    integers(b, near, b.bitcast(b.fcmp(ORD, x, x), b.int(16)))
 }
 
-/// The bytes of four vectors of codes as [`nearest_16`] gives them. Packing works within quarters of a
-/// register: each of the four in the result has four codes of every vector.
-pub(super) fn packed<'c>(b: &Builder<'_, 'c>, codes: [Val<'c>; 4], signed: bool) -> Val<'c> {
-    let words =
-        [&codes[..2], &codes[2..]].map(|two| b.call("llvm.x86.avx512.packssdw.512", &[], two));
-    let bytes = if signed {
-        let codes = b.call("llvm.x86.avx512.packsswb.512", &[], &words);
-        b.xor(codes, b.iconst(codes.get_type(), 128))
-    } else {
-        b.call("llvm.x86.avx512.packuswb.512", &[], &words)
-    };
-    b.bitcast(bytes, b.i32v(16))
+/// The nearest integers of 32 bits, halves to even, of sixteen floats that have such; zero where the
+/// mask is.
+pub(super) fn integers<'c>(b: &Builder<'_, 'c>, x: Val<'c>, mask: Val<'c>) -> Val<'c> {
+    let half_to_even = b.i32c(8);
+    let args = [x, b.zero(b.i32v(FOLD_LANES)), mask, half_to_even];
+    b.call("llvm.x86.avx512.mask.cvtps2dq.512", &[], &args)
+}
+
+/// Two vectors of integers of 32 bits as one of sixteen bits each, cut. Packing works within quarters of
+/// a register: each has four of either vector.
+pub(super) fn packed_words<'c>(b: &Builder<'_, 'c>, two: &[Val<'c>]) -> Val<'c> {
+    b.call("llvm.x86.avx512.packssdw.512", &[], two)
+}
+
+/// Two vectors of [`packed_words`] as one of bytes, cut; each quarter has four of all four vectors.
+pub(super) fn packed_bytes<'c>(b: &Builder<'_, 'c>, two: &[Val<'c>], signed: bool) -> Val<'c> {
+    let name = if signed { "packsswb" } else { "packuswb" };
+    b.call(&format!("llvm.x86.avx512.{name}.512"), &[], two)
+}
+
+/// Of some of the four vectors that became [`packed_bytes`], the fours of these in order.
+pub(super) fn fours_of(vectors: Range<u32>) -> Vec<u32> {
+    vectors.flat_map(|v| (0..4).map(move |quarter| 4 * quarter + v)).collect()
 }
 
 /// `min(max(x, low), high)`; NaN passes.
@@ -200,9 +210,10 @@ pub(super) fn row<'c>(
             let x = scaled(b.add(i, b.i64c(v * i64::from(FOLD_LANES))), chunk);
             nearest_16(b, x, top, q.signed)
         });
-        let fours = packed(b, codes, q.signed);
-        let order: Vec<u32> = (0..4).flat_map(|v| (0..4).map(move |q| 4 * q + v)).collect();
-        b.store(b.shuffle(fours, fours, &order), b.offset(out, i), 1);
+        let bytes = packed_bytes(b, &[0, 2].map(|i| packed_words(b, &codes[i..i + 2])), q.signed);
+        let bytes = if q.signed { b.xor(bytes, b.iconst(bytes.get_type(), 128)) } else { bytes };
+        let fours = b.bitcast(bytes, b.i32v(FOLD_LANES));
+        b.store(b.shuffle(fours, fours, &fours_of(0..4)), b.offset(out, i), 1);
     });
     walk::span(b, b.i64c(blocks as i64), base, FOLD_LANES, tail, |i, chunk| {
         let code = nearest(b, scaled(i, chunk), top, q.signed);

@@ -41,17 +41,21 @@ pub(crate) struct Job<'a> {
 }
 
 impl Job<'_> {
+    fn chunks(&self) -> i64 {
+        (self.work - 1) / self.chunk + 1
+    }
+
     /// Threads that have a share.
     fn owners(&self, threads: usize) -> usize {
-        let chunks = (self.work - 1) / self.chunk + 1;
-        usize::try_from(chunks).map_or(threads, |chunks| chunks.min(threads))
+        usize::try_from(self.chunks()).map_or(threads, |chunks| chunks.min(threads))
     }
 
     /// The first item of the share of one of `owners`, `work` for the one after them.
     fn share(&self, owner: usize, owners: usize) -> i64 {
-        let chunks = i128::from((self.work - 1) / self.chunk + 1);
-        let first = chunks * owner as i128 / owners as i128 * i128::from(self.chunk);
-        first.min(self.work.into()) as i64
+        let (chunks, owner, owners) = (self.chunks(), owner as i64, owners as i64);
+        // The first owners take what is left over, a chunk each.
+        let first = chunks / owners * owner + owner.min(chunks % owners);
+        first.saturating_mul(self.chunk).min(self.work)
     }
 
     /// Claims ranges of this thread's share, then of the others', until there are none left.
