@@ -3,7 +3,7 @@
 
 usage: bench_peers.py CACHE [--model minilm] [--isa LEVEL] [--fqc BINARY] [--threads 2] [--rounds 5]
                       [--seconds 1] [--shapes BxS...] [--only NAME...] [--save FILE]
-                      [--quiet-cores] [--compiled FILE] [--float FILE]
+                      [--quiet-cores] [--limit SECONDS] [--compiled FILE] [--float FILE]
 Each peer lives in a process of its own. The tools take turns, round after round, so that a change
 of the machine's speed meets all of them alike; a turn is some seconds of inferences after a warm
 one. Prints a table a shape: the median of the turns' medians, the fastest and the slowest
@@ -12,6 +12,8 @@ inference in milliseconds, and the ratio of each median to fqc's (above 1: fqc i
 ONNX Runtime has no such switch and is left out then.
 --quiet-cores is for machines with more processors than threads, whose cores others share: turns
 are on the processors that are fastest just then, and again if those were slower for a while.
+--limit begins no round after so many seconds of rounds; what is shown and saved says how many
+there were.
 --compiled takes a .fqbin as it is, on machines where fqc cannot compile (call this script itself
 there: `cargo xtask peers` builds all of fqc); --float takes a float model in place of the cache's.
 --save appends one line of JSON with the commit, the machine and all figures.
@@ -19,6 +21,7 @@ there: `cargo xtask peers` builds all of fqc); --float takes a float model in pl
 import argparse
 import contextlib
 import datetime
+import itertools
 import json
 import multiprocessing
 import os
@@ -87,12 +90,14 @@ def multiply(pipe):
 
 
 class QuietCores:
-    """Turns on processors that nobody else slows down, for all tools alike: a turn is on the ones
-    that multiply fastest just before it, and is taken again if, together, they were clearly slower
-    than at other times just before it or just after."""
+    """Turns on processors that nobody else slows down, for all tools alike: a turn is on processors
+    that multiply, together, about as fast as any did before, looked for just before it, and is
+    taken again if they were clearly slower just after it."""
 
     QUIET = 0.85  # of the best rate
-    TRIES = 4
+    LOOKS = 3
+    TRIES = 3
+    SPARE = 2  # processors tried beside the fastest: two may share a core
 
     def __init__(self, threads):
         os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes that are started here
@@ -106,8 +111,8 @@ class QuietCores:
             self.pipes.append(pipe)
         del os.environ["OPENBLAS_NUM_THREADS"]
         self.processors = sorted(os.sched_getaffinity(0))
-        # A first look at what can be reached.
-        self.best = max(self.together(self.fastest()) for _ in range(20))
+        self.best = float("inf")  # so that all looks are taken
+        self.best = max(self.quietest()[0] for _ in range(5))
         self.again = {}
 
     def alone(self, processor):
@@ -120,18 +125,25 @@ class QuietCores:
             pipe.send((processor, 60))
         return min(pipe.recv() for pipe in self.pipes)
 
-    def fastest(self):
-        rates = {processor: self.alone(processor) for processor in self.processors}
-        return sorted(rates, key=rates.get, reverse=True)[:len(self.pipes)]
+    def quietest(self):
+        """The first processors that are quiet, or the fastest of those that were tried."""
+        seen = []
+        for _ in range(self.LOOKS):
+            rates = {processor: self.alone(processor) for processor in self.processors}
+            fastest = sorted(rates, key=rates.get, reverse=True)[:len(self.pipes) + self.SPARE]
+            for group in itertools.combinations(fastest, len(self.pipes)):
+                seen.append((self.together(group), group))
+                if seen[-1][0] >= self.QUIET * self.best:
+                    return seen[-1]
+        return max(seen)
 
     def turn(self, name, tool, shape, seconds):
         tries = []
         while len(tries) < self.TRIES:
-            fastest = self.fastest()
-            tool.place(fastest)
-            before = self.together(fastest)
+            before, group = self.quietest()
+            tool.place(group)
             times = tool.turn(shape, seconds)
-            rates = before, self.together(fastest)
+            rates = before, self.together(group)
             self.best = max(self.best, *rates)
             tries.append((min(rates), times))
             if min(rates) >= self.QUIET * self.best:
@@ -209,20 +221,29 @@ def compile_model(binary, cache, name):
     return model
 
 
-def measure(tools, shapes, rounds, seconds, quiet):
+def measure(tools, shapes, args, quiet):
+    """Each tool's figures at each shape, and how many rounds there were."""
     turns = {shape: {name: [] for name in tools} for shape in shapes}
-    for number in range(rounds):
+    end = time.monotonic() + args.limit
+    for number in range(args.rounds):
+        if number > 0 and time.monotonic() > end:
+            break
         for shape in shapes:
             # Nobody is always first, or behind the same neighbour.
             order = list(tools.items())
             for name, tool in reversed(order) if number % 2 else order:
-                turn = quiet.turn(name, tool, shape, seconds) if quiet else tool.turn(shape, seconds)
+                if quiet:
+                    turn = quiet.turn(name, tool, shape, args.seconds)
+                else:
+                    turn = tool.turn(shape, args.seconds)
                 turns[shape][name].append(turn)
-        print(f"round {number + 1} of {rounds}", flush=True)
-    return {
+        done = number + 1
+        print(f"round {done} of {args.rounds}", flush=True)
+    figures = {
         shape: {name: summary(*zip(*all_)) for name, all_ in row.items()}
         for shape, row in turns.items()
     }
+    return figures, done
 
 
 def summary(medians, minima, maxima):
@@ -260,7 +281,7 @@ def machine():
     }
 
 
-def save(path, figures, args, about):
+def save(path, figures, rounds, args, about):
     root = pathlib.Path(__file__).parent
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     line = {
@@ -270,7 +291,7 @@ def save(path, figures, args, about):
         "model": args.model,
         "isa": args.isa,
         "threads": args.threads,
-        "rounds": args.rounds,
+        "rounds": rounds,
         "seconds": args.seconds,
         "quiet_cores": args.quiet_cores,
         "compiled": args.compiled and args.compiled.name,
@@ -290,6 +311,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one turn")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="no round after it")
     parser.add_argument("--model", choices=SHAPES, default="minilm")
     parser.add_argument("--isa", choices=ISA, help="the highest level that may be used")
     parser.add_argument("--shapes", nargs="+", metavar="BATCHxSEQ")
@@ -323,14 +345,14 @@ def main():
     print(f"{about['cpu']}, {about['cores']} cores, {' '.join(about['flags'])}, "
           f"{args.threads} threads, load {about['load']:.1f}, at most {args.isa or 'all'}")
     shapes = args.shapes or SHAPES[args.model]
-    figures = measure(tools, shapes, args.rounds, args.seconds, quiet)
+    figures, rounds = measure(tools, shapes, args, quiet)
     for tool in tools.values():
         tool.close()
     if quiet:
         print(f"turns that were taken again: {quiet.again}")
     show(figures)
     if args.save:
-        save(args.save, figures, args, about)
+        save(args.save, figures, rounds, args, about)
 
 
 if __name__ == "__main__":
