@@ -37,16 +37,38 @@ pub(super) struct Scratch<'c> {
 
 impl<'c> Scratch<'c> {
     fn new(b: &Builder<'_, 'c>, spec: &Attention, keys: Val<'c>) -> Scratch<'c> {
-        let stored = stored(b, keys);
-        let queries = b.scratch();
-        let inverse = b.index(queries, b.f32(), b.i64c(QUERIES * spec.depth));
-        let scores = b.index(inverse, b.f32(), b.i64c(QUERIES));
-        let bytes = |channels: i64| b.add(b.mul(stored, b.i64c(2 * channels)), b.i64c(SLACK));
-        let keys = b.offset(scores, b.mul(stored, b.i64c(4 * QUERIES)));
-        let values = b.offset(keys, bytes(spec.depth));
-        let mask = b.offset(values, bytes(spec.width));
+        let [queries, inverse, scores, keys, values, mask] = places(b, spec.regions(), keys);
         Scratch { queries, inverse, scores, keys, values, mask }
     }
+}
+
+/// Bytes of a part of scratch: some, and some for each key that there is room for.
+#[derive(Clone, Copy)]
+pub(super) struct Region {
+    pub fixed: i64,
+    pub per_key: i64,
+}
+
+/// Where regions begin that follow each other, for so many keys.
+pub(super) fn places<'c, const N: usize>(
+    b: &Builder<'_, 'c>,
+    regions: [Region; N],
+    keys: Val<'c>,
+) -> [Val<'c>; N] {
+    let stored = stored(b, keys);
+    let mut next = b.scratch();
+    regions.map(|region| {
+        let place = next;
+        let bytes = b.add(b.mul(stored, b.i64c(region.per_key)), b.i64c(region.fixed));
+        next = b.offset(place, bytes);
+        place
+    })
+}
+
+/// Bytes of regions together.
+fn total(regions: &[Region]) -> Region {
+    let sum = |part: fn(&Region) -> i64| regions.iter().map(part).sum();
+    Region { fixed: sum(|r| r.fixed), per_key: sum(|r| r.per_key) }
 }
 
 /// Keys that scratch has room for.
@@ -146,16 +168,11 @@ pub fn call(
     let work = dim::product([&q.shape[0], &q.shape[1], &blocks]);
     let pairs = dim::product([&q.shape[0], &q.shape[1], &q.shape[2], &k.shape[2]]);
     let ops = pairs * Dim::from(2 * (depth + width));
-    let keys = k.shape[2].ceil_div(DEPTH) * Dim::from(DEPTH);
-    let rows = keys.clone() + Dim::from(depth + 1);
-    let mut scratch = rows * Dim::from(QUERIES * 4);
-    if kernel.precision == Precision::Bf16 {
-        let key_bytes = 2 * (depth + width) + 4;
-        scratch = scratch + keys * Dim::from(key_bytes) + Dim::from(2 * SLACK);
-        if kernel.fits_tiles() {
-            scratch = scratch + Dim::from(kernel.tile_scratch());
-        }
-    }
+    // Code of every level has room in it.
+    let (vectors, tiles) = (total(&kernel.regions()), total(&kernel.tile_regions()));
+    let stored = k.shape[2].ceil_div(DEPTH) * Dim::from(DEPTH);
+    let scratch = stored * Dim::from(vectors.per_key.max(tiles.per_key))
+        + Dim::from(vectors.fixed.max(tiles.fixed));
     Ok(Call::new(Spec::Attention(kernel), sizes, work, 1, ops).with_scratch(scratch))
 }
 
@@ -163,6 +180,23 @@ impl Attention {
     /// Whether code of this level multiplies pairs of bf16.
     pub(super) fn in_pairs(&self, b: &Builder<'_, '_>) -> bool {
         self.precision == Precision::Bf16 && b.level().has_bf16()
+    }
+
+    /// Scratch where vector registers multiply, in the order of [`Scratch`].
+    fn regions(&self) -> [Region; 6] {
+        let row = 4 * QUERIES;
+        let in_pairs = |fixed: i64, per_key: i64| match self.precision {
+            Precision::Bf16 => Region { fixed, per_key },
+            Precision::F32 => Region { fixed: 0, per_key: 0 },
+        };
+        [
+            Region { fixed: row * self.depth, per_key: 0 },
+            Region { fixed: row, per_key: 0 },
+            Region { fixed: 0, per_key: row },
+            in_pairs(SLACK, 2 * self.depth),
+            in_pairs(SLACK, 2 * self.width),
+            in_pairs(0, 4),
+        ]
     }
 
     /// Whether all queries of a head have the same mask.

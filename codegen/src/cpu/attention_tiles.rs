@@ -5,10 +5,11 @@
 //! Three blocks of queries are under way: while the exponentials of one are computed, tile registers
 //! multiply the next one's queries by the keys and the last one's exponentials by the values.
 
+use fqc_ir::plan::Precision;
 use inkwell::IntPredicate::{EQ, NE, SGT, SLT};
 use inkwell::types::VectorType;
 
-use super::attention::{Attention, Operands, QUERIES, stored};
+use super::attention::{Attention, Operands, QUERIES, Region, places, stored};
 use super::build::{Builder, Val};
 use super::tiles::{HEIGHT, TileOps};
 
@@ -91,9 +92,22 @@ impl Attention {
         self.depth % DEPTH == 0 && self.width % HEIGHT == 0 && fits_mask
     }
 
-    /// Bytes of scratch in front of what each key takes.
-    pub(super) fn tile_scratch(&self) -> i64 {
-        FRONT + 2 * HEIGHT * self.depth + 2 * TILE
+    /// Scratch: what is in front, queries, weights, scores with room for one step more, packed keys,
+    /// values and mask.
+    pub(super) fn tile_regions(&self) -> [Region; 7] {
+        let region = |fixed: i64, per_key: i64| match self.precision {
+            Precision::Bf16 if self.fits_tiles() => Region { fixed, per_key },
+            _ => Region { fixed: 0, per_key: 0 },
+        };
+        [
+            region(FRONT, 0),
+            region(2 * HEIGHT * self.depth, 0),
+            region(0, ROW / 2),
+            region(2 * TILE, ROW),
+            region(0, 2 * self.depth),
+            region(0, 2 * self.width),
+            region(0, 4),
+        ]
     }
 
     /// Emits the body.
@@ -103,10 +117,8 @@ impl Attention {
         let upper = halves(b, at(TURN), at(UPPER), || ops.configure(b, scratch, b.i64c(HEIGHT)));
         let (heads, queries, keys) = (self.heads.val(b), self.queries.val(b), self.keys.val(b));
         let operands = Operands::new(b, self);
-        let room = stored(b, keys);
-        let of = |bytes: i64| b.mul(room, b.i64c(bytes));
-        let packed_keys = b.offset(at(self.tile_scratch()), of(ROW / 2 + ROW));
-        let packed_values = b.offset(packed_keys, of(2 * self.depth));
+        let [_, first_queries, weights, scores, packed_keys, packed_values, packed_mask] =
+            places(b, self.tile_regions(), keys);
         let tiled = Tiled {
             spec: self,
             ops,
@@ -118,13 +130,13 @@ impl Attention {
             results: at(RESULTS),
             upper,
             any_mask: at(ANY),
-            scores: b.offset(at(self.tile_scratch() - 2 * TILE), of(ROW / 2)),
-            places: b.add(b.ashr(room, b.i64c(5)), b.i64c(1)),
-            weights: at(self.tile_scratch() - 2 * TILE),
-            queries: at(FRONT),
+            scores,
+            places: b.add(b.ashr(stored(b, keys), b.i64c(5)), b.i64c(1)),
+            weights,
+            queries: first_queries,
             packed_keys,
             packed_values,
-            packed_mask: b.offset(packed_values, of(2 * self.width)),
+            packed_mask,
             operands,
         };
         let one = b.i64c(1);
