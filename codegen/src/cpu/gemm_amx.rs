@@ -23,7 +23,7 @@ use inkwell::IntPredicate;
 
 use super::build::Val;
 use super::gemm::{Columns, Gemm, Tile, Turn};
-use super::gemm_epilogue::Epilogue;
+use super::gemm_epilogue::{Digits, Epilogue};
 use super::gemm_packed::Packing;
 use super::tiles::{HEIGHT, TileOps};
 
@@ -42,8 +42,6 @@ const NOTES: usize = 3;
 /// What follows a whole tile whose accumulators lie in scratch.
 struct Kept<'g, 'k, 'm, 'c> {
     epilogue: Epilogue<'g, 'k, 'm, 'c>,
-    /// Whether all codes are first digits; `None` if the result is no codes.
-    plain: Option<Val<'c>>,
     packing: Option<Packing<'c>>,
 }
 
@@ -151,7 +149,7 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
     /// What follows the tile that was noted.
     fn kept(&self) -> Kept<'_, 'k, 'm, 'c> {
         let epilogue = Epilogue::new(&self.gemm, self.kept_tile());
-        Kept { plain: epilogue.first_digits(), packing: epilogue.packing(), epilogue }
+        Kept { packing: epilogue.packing(), epilogue }
     }
 
     fn kept_tile(&self) -> Tile<'c> {
@@ -178,14 +176,14 @@ impl<'g, 'k, 'm, 'c, O: TileOps> Amx<'g, 'k, 'm, 'c, O> {
     /// Finishes an even number of rows of a whole tile in scratch.
     fn finish(&self, kept: &Kept<'_, 'k, 'm, 'c>, from: Val<'c>, to: Val<'c>) {
         let b = self.gemm.b;
-        let Kept { epilogue, plain, packing } = kept;
-        let rows = || b.for_range(from, to, 1, |row| epilogue.row(row, row, false));
-        let (Some(plain), Some(packing)) = (plain, packing) else {
-            return rows();
-        };
-        let pairs = |plain| b.for_range(from, to, 2, |row| epilogue.two_rows(row, packing, plain));
-        let packed = || b.either(*plain, || pairs(true), || pairs(false));
-        b.either(packing.fits, packed, rows);
+        let Kept { epilogue, packing } = kept;
+        let rows = || b.for_range(from, to, 1, |row| epilogue.row(row, row, Digits::Any));
+        match packing {
+            Some(packing) => {
+                b.either(packing.fits, || epilogue.packed_rows([from, to], packing), rows);
+            }
+            None => rows(),
+        }
     }
 
     /// Asks for this step's part of the next panel, unless panels are unpacked.

@@ -63,6 +63,14 @@ pub(super) struct Epilogue<'g, 'k, 'm, 'c> {
     operands: Vec<Option<(Val<'c>, Val<'c>)>>,
 }
 
+/// Which digits of codes columns hold.
+#[derive(Clone, Copy)]
+pub(super) enum Digits {
+    First,
+    /// What is taken by lower ones, the tables say.
+    Any,
+}
+
 impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
     pub fn new(gemm: &'g Gemm<'k, 'm, 'c>, at: Tile<'c>) -> Self {
         let lanes = gemm.b.level().f32_lanes();
@@ -81,16 +89,15 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
     /// Finishes rows from one on up to another; row `i` of the tile lies in scratch in row `place(i)`.
     fn each_row(&self, [from, to]: [Val<'c>; 2], place: impl Fn(Val<'c>) -> Val<'c>) {
         let b = self.gemm.b;
-        let rows = |plain| b.for_range(from, to, 1, |row| self.row(row, place(row), plain));
+        let rows = |d| b.for_range(from, to, 1, |row| self.row(row, place(row), d));
         match self.first_digits() {
-            Some(plain) => b.either(plain, || rows(true), || rows(false)),
-            None => rows(false),
+            Some(first) => b.either(first, || rows(Digits::First), || rows(Digits::Any)),
+            None => rows(Digits::Any),
         }
     }
 
-    /// Finishes row `row` of the tile, whose accumulators lie in scratch in row `place`; `plain`
-    /// where codes are first digits.
-    pub fn row(&self, row: Val<'c>, place: Val<'c>, plain: bool) {
+    /// Finishes row `row` of the tile, whose accumulators lie in scratch in row `place`.
+    pub fn row(&self, row: Val<'c>, place: Val<'c>, digits: Digits) {
         let Epilogue { gemm, tables, .. } = self;
         let (b, desc) = (gemm.b, gemm.desc);
         let lanes = b.level().f32_lanes();
@@ -112,9 +119,9 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
             let y = self.value(row, place, v);
             match desc.output {
                 GemmOutput::Codes { signed, bits } => {
-                    let byte = match plain {
-                        true => tables.plain_code(gemm, y, v, (bits, signed)),
-                        false => tables.code(gemm, y, v, (bits, signed), lanes),
+                    let byte = match digits {
+                        Digits::First => tables.first_digit(gemm, y, v, (bits, signed)),
+                        Digits::Any => tables.digit(gemm, y, v, (bits, signed), lanes),
                     };
                     gemm.store(byte, to, *lane, 1);
                 }
@@ -170,15 +177,11 @@ impl<'c> Gemm<'_, '_, 'c> {
         let (b, epilogue) = (self.b, Epilogue::new(self, at));
         let even = b.and(at.rows, b.i64c(-2));
         let each = |from| epilogue.each_row([from, at.rows], |row| row);
-        let (Some(plain), Some(packing)) = (epilogue.first_digits(), epilogue.packing()) else {
+        let Some(packing) = epilogue.packing() else {
             return each(b.i64c(0));
         };
         let from = b.select(packing.fits, even, b.i64c(0));
-        b.when(packing.fits, || {
-            let pairs =
-                |plain| b.for_range(b.i64c(0), even, 2, |i| epilogue.two_rows(i, &packing, plain));
-            b.either(plain, || pairs(true), || pairs(false));
-        });
+        b.when(packing.fits, || epilogue.packed_rows([b.i64c(0), even], &packing));
         each(from);
     }
 
@@ -326,7 +329,7 @@ impl<'c> Tables<'c> {
     }
 
     /// The first digit of the code of `y`, as the byte that is stored.
-    fn plain_code(
+    fn first_digit(
         &self,
         gemm: &Gemm<'_, '_, 'c>,
         y: Val<'c>,
@@ -339,7 +342,7 @@ impl<'c> Tables<'c> {
 
     /// One digit of the code of `y`, as the byte that is stored. Minimum and maximum give their
     /// second operand for a NaN, which so becomes zero.
-    fn code(
+    fn digit(
         &self,
         gemm: &Gemm<'_, '_, 'c>,
         y: Val<'c>,

@@ -11,7 +11,7 @@ use inkwell::FloatPredicate::{OLE, ORD};
 use inkwell::IntPredicate::EQ;
 
 use super::build::{Builder, Val};
-use super::gemm_epilogue::Epilogue;
+use super::gemm_epilogue::{Digits, Epilogue};
 use super::math;
 use super::quantize;
 
@@ -36,12 +36,14 @@ pub(super) struct Packing<'c> {
     cuts: bool,
     /// What lower digits take, of each column of a row in the order of packed integers.
     below: Val<'c>,
+    /// Whether all columns hold first digits.
+    first_digits: Val<'c>,
     /// Whether the tables allow this form.
     pub fits: Val<'c>,
 }
 
 impl<'c> Epilogue<'_, '_, '_, 'c> {
-    /// What [`Self::two_rows`] needs; `None` where the tile is not two vectors of sixteen a row, or
+    /// What [`Self::packed_rows`] needs; `None` where the tile is not two vectors of sixteen a row, or
     /// the result no codes.
     pub fn packing(&self) -> Option<Packing<'c>> {
         let (b, tables) = (self.gemm.b, &self.tables);
@@ -52,6 +54,7 @@ impl<'c> Epilogue<'_, '_, '_, 'c> {
         if !whole || self.pairs.is_some() {
             return None;
         }
+        let first_digits = self.first_digits()?;
         let below = tables.lo.iter().map(|&lo| nearest(b, lo)).collect::<Vec<_>>();
         let mut checks: Vec<_> = tables.lo.iter().map(|&lo| (lo, BELOW_MAX)).collect();
         let largest = |v: usize| {
@@ -64,7 +67,8 @@ impl<'c> Epilogue<'_, '_, '_, 'c> {
         let within = |(x, most): (Val<'c>, f64)| b.fcmp(OLE, x, b.fconst(x.get_type(), most));
         let fits = checks.into_iter().map(within).reduce(|x, y| b.and(x, y))?;
         let fits = b.icmp(EQ, b.bitcast(fits, b.int(16)), b.iconst(b.int(16), -1));
-        Some(Packing { bits, signed, cuts, below: quantize::packed_words(b, &below), fits })
+        let below = quantize::packed_words(b, &below);
+        Some(Packing { bits, signed, cuts, below, first_digits, fits })
     }
 
     /// The largest magnitude of an expression in a vector of columns, but for rounding; `None` where
@@ -92,36 +96,42 @@ impl<'c> Epilogue<'_, '_, '_, 'c> {
         }
     }
 
-    /// Finishes rows `row` and `row + 1` of a tile whose rows lie in scratch in order; `plain` if
-    /// all codes are first digits.
-    pub fn two_rows(&self, row: Val<'c>, packing: &Packing<'c>, plain: bool) {
+    /// Finishes an even number of rows of a tile whose rows lie in scratch in order.
+    pub fn packed_rows(&self, [from, to]: [Val<'c>; 2], packing: &Packing<'c>) {
+        let b = self.gemm.b;
+        let rows = |d| b.for_range(from, to, 2, |row| self.two_rows(row, packing, d));
+        b.either(packing.first_digits, || rows(Digits::First), || rows(Digits::Any));
+    }
+
+    /// Finishes rows `row` and `row + 1`.
+    fn two_rows(&self, row: Val<'c>, packing: &Packing<'c>, digits: Digits) {
         let b = self.gemm.b;
         let Packing { bits, signed, below, .. } = *packing;
         let rows = [row, b.add(row, b.i64c(1))];
-        let digits = rows.map(|row| {
+        let words = rows.map(|row| {
             let codes = [0, 1].map(|v| {
                 let x = b.fmul(self.value(row, row, v), self.tables.inverse[v]);
                 if packing.cuts { cut_nearest(b, x) } else { nearest(b, x) }
             });
             let codes = quantize::packed_words(b, &codes);
             let ty = codes.get_type();
-            let digits = match (plain, signed) {
-                (true, _) => codes,
-                (false, true) => {
+            let words = match (digits, signed) {
+                (Digits::First, _) => codes,
+                (Digits::Any, true) => {
                     let least = b.sub(b.zero(ty), below);
                     b.sub(codes, b.smax(b.smin(codes, below), least))
                 }
-                (false, false) => b.sub(codes, b.smin(codes, below)),
+                (Digits::Any, false) => b.sub(codes, b.smin(codes, below)),
             };
             // Bytes are cut when they are packed.
             let top = b.iconst(ty, q_max(bits, signed).into());
             match (bits, signed) {
-                (8, _) => digits,
-                (_, true) => b.smax(b.smin(digits, top), b.sub(b.zero(ty), top)),
-                (_, false) => b.smin(digits, top),
+                (8, _) => words,
+                (_, true) => b.smax(b.smin(words, top), b.sub(b.zero(ty), top)),
+                (_, false) => b.smin(words, top),
             }
         });
-        let bytes = quantize::packed_bytes(b, &digits, signed);
+        let bytes = quantize::packed_bytes(b, &words, signed);
         let ty = bytes.get_type();
         let bytes = match (signed, bits) {
             (false, _) => bytes,
