@@ -321,6 +321,8 @@ def main():
     parser.add_argument("--quiet-cores", action="store_true", help="run on the fastest processors")
     parser.add_argument("--save", type=pathlib.Path, help="a file of JSON lines to add to")
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error("--rounds wants at least one")
     if args.quiet_cores and args.threads > len(os.sched_getaffinity(0)):
         parser.error("--quiet-cores wants at least as many processors as threads")
     about = machine()

@@ -37,7 +37,7 @@ pub(super) struct Scratch<'c> {
 
 impl<'c> Scratch<'c> {
     fn new(b: &Builder<'_, 'c>, spec: &Attention, keys: Val<'c>) -> Scratch<'c> {
-        let [queries, inverse, scores, keys, values, mask] = places(b, spec.regions(), keys);
+        let [queries, inverse, scores, keys, values, mask] = lay_out(b, spec.regions(), keys);
         Scratch { queries, inverse, scores, keys, values, mask }
     }
 }
@@ -50,7 +50,7 @@ pub(super) struct Region {
 }
 
 /// Where regions begin that follow each other, for so many keys.
-pub(super) fn places<'c, const N: usize>(
+pub(super) fn lay_out<'c, const N: usize>(
     b: &Builder<'_, 'c>,
     regions: [Region; N],
     keys: Val<'c>,

@@ -9,7 +9,7 @@ use fqc_ir::plan::Precision;
 use inkwell::IntPredicate::{EQ, NE, SGT, SLT};
 use inkwell::types::VectorType;
 
-use super::attention::{Attention, Operands, QUERIES, Region, places, stored};
+use super::attention::{Attention, Operands, QUERIES, Region, lay_out, stored};
 use super::build::{Builder, Val};
 use super::tiles::{HEIGHT, TileOps};
 
@@ -118,7 +118,7 @@ impl Attention {
         let (heads, queries, keys) = (self.heads.val(b), self.queries.val(b), self.keys.val(b));
         let operands = Operands::new(b, self);
         let [_, first_queries, weights, scores, packed_keys, packed_values, packed_mask] =
-            places(b, self.tile_regions(), keys);
+            lay_out(b, self.tile_regions(), keys);
         let tiled = Tiled {
             spec: self,
             ops,

@@ -83,7 +83,11 @@ impl<'g, 'k, 'm, 'c> Epilogue<'g, 'k, 'm, 'c> {
 
     /// Whether all columns hold first digits; `None` if the result is no codes, or those of pairs.
     pub fn first_digits(&self) -> Option<Val<'c>> {
-        self.tables.first_digits(self.gemm)
+        let b = self.gemm.b;
+        let bits = |&lo: &Val<'c>| b.bitcast(lo, b.i32v(b.lanes(lo)));
+        let any = self.tables.lo.iter().map(bits).reduce(|x, y| b.or(x, y))?;
+        let any = b.reduce(any, |x, y| b.or(x, y));
+        Some(b.icmp(IntPredicate::EQ, any, b.i32c(0)))
     }
 
     /// Finishes rows from one on up to another; row `i` of the tile lies in scratch in row `place(i)`.
@@ -317,15 +321,6 @@ impl<'c> Tables<'c> {
             Some(&scale) => gemm.b.fmul(gemm.b.sitofp(sums, scale.get_type()), scale),
             None => sums,
         }
-    }
-
-    /// Whether all columns hold first digits; `None` if the result is no codes.
-    fn first_digits(&self, gemm: &Gemm<'_, '_, 'c>) -> Option<Val<'c>> {
-        let b = gemm.b;
-        let bits = |&lo: &Val<'c>| b.bitcast(lo, b.i32v(b.lanes(lo)));
-        let any = self.lo.iter().map(bits).reduce(|x, y| b.or(x, y))?;
-        let any = b.reduce(any, |x, y| b.or(x, y));
-        Some(b.icmp(IntPredicate::EQ, any, b.i32c(0)))
     }
 
     /// The first digit of the code of `y`, as the byte that is stored.
